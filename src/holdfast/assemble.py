@@ -1,0 +1,166 @@
+"""Chooses the engines and wires the services to them. Nothing else does."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+
+import structlog
+
+from holdfast.auth.wiring import Auth, open_auth
+from holdfast.door.api import build_api
+from holdfast.door.entry import Entry
+from holdfast.door.exchange import Receive, Scope, Send
+from holdfast.door.hot import Handler, OrderRoutes, TicketRoutes
+from holdfast.door.openapi import openapi_handler
+from holdfast.engines.database import AWAY, Pool, open_pool
+from holdfast.gate.consumer import gate_consumer
+from holdfast.gate.gate import Gate, GateAway
+from holdfast.gate.reconcile import Reconcile
+from holdfast.orders.cancel import Cancel
+from holdfast.orders.confirm import Confirm
+from holdfast.orders.history import History
+from holdfast.orders.reserve import Reserve
+from holdfast.orders.workers import (
+    cancellations_consumer,
+    expire_holds,
+    forget_keys,
+    payments_consumer,
+    resolve_payments,
+)
+from holdfast.outbox.consume import consume, prune, wait
+from holdfast.payments.provider import Sandbox
+from holdfast.settings import Settings
+from holdfast.tickets.availability import fresh_availability
+from holdfast.tickets.catalogue import Catalogue
+from holdfast.tickets.routes import ticket_routes
+from holdfast.tickets.sale import fresh_sales
+
+ROLES = ("auth", "tickets", "orders")
+WORKERS = ("expiry", "relay", "payments", "reconcile")
+
+_log = structlog.get_logger(__name__)
+
+
+class House:
+    """One server process: the services of its roles, opened by the ASGI lifespan and drained at its end."""
+
+    def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+        self._settings = settings
+        self._roles = roles
+        self._entry: Entry | None = None
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._entry is not None:
+            await self._entry(scope, receive, send)
+
+    async def open(self) -> None:
+        """Opens the services. Needs the running event loop of this process."""
+        settings = self._settings
+        pool = await open_pool(settings)
+        self._closers.append(pool.close)
+        auth = await open_auth(settings, pool)
+        self._closers.append(auth.close)
+        table: dict[tuple[str, str], Handler] = {}
+        routers = []
+        if "auth" in self._roles:
+            routers.append(auth.router)
+        if "tickets" in self._roles:
+            catalogue = Catalogue(settings, pool)
+            routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
+            tickets = TicketRoutes(fresh_availability(settings, pool))
+            table["GET", "/events/*/tickets"] = tickets.tickets
+        if "orders" in self._roles:
+            table |= await self._open_orders(pool, auth)
+        api = build_api(settings, routers)
+        table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
+        self._entry = Entry(api, table, settings.body_bytes_max)
+        self._entry.ready = True
+
+    async def close(self) -> None:
+        """Drains what is under way, then lets the engines go."""
+        if self._entry is not None:
+            self._entry.ready = False
+        while self._closers:
+            await self._closers.pop()()
+
+    async def _open_orders(self, pool: Pool, auth: Auth) -> dict[tuple[str, str], Handler]:
+        settings = self._settings
+        gate = Gate(settings)
+        await gate.open()
+        reserve = Reserve(settings, pool, gate, fresh_sales(settings, pool))
+        confirm = Confirm(settings, pool, Sandbox(settings))
+        cancel = Cancel(settings)
+        self._closers += [gate.close, cancel.drain, confirm.drain, reserve.drain]
+        routes = OrderRoutes(
+            settings, auth.tokens, auth.accounts.is_administrator, reserve, confirm, cancel, History(pool)
+        )
+        return {
+            ("POST", "/orders/create"): routes.create,
+            ("POST", "/orders/*/confirm"): routes.confirm,
+            ("POST", "/orders/*/cancel"): routes.cancel,
+            ("GET", "/orders/*"): routes.read,
+        }
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.open()
+        except Exception as error:
+            _log.error("cannot start", exc_info=error)
+            await self.close()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def build_app(settings: Settings, role: str) -> House:
+    """The ASGI app of one role, or of all."""
+    return House(settings, frozenset(ROLES if role == "all" else (role,)))
+
+
+async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.Event) -> None:
+    """Runs these of WORKERS until `stop`. Each is safe to run twice."""
+    pool = await open_pool(settings)
+    gate = Gate(settings)
+    await gate.open()
+    provider = Sandbox(settings)
+    confirm = Confirm(settings, pool, provider)
+    loops: dict[str, list[Coroutine[object, object, None]]] = {name: [] for name in names}
+    if "expiry" in loops:
+        loops["expiry"] = [
+            expire_holds(pool, stop, settings.expiry_poll_seconds),
+            forget_keys(settings, pool, stop),
+        ]
+    if "relay" in loops:
+        consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
+        loops["relay"] = [consume(pool, one, stop, settings.relay_poll_seconds) for one in consumers]
+        loops["relay"].append(prune(pool, stop, settings.relay_poll_seconds))
+    if "payments" in loops:
+        loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
+    if "reconcile" in loops:
+        loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for some in loops.values():
+                for loop in some:
+                    group.create_task(loop)
+    finally:
+        await confirm.drain()
+        await gate.close()
+        await pool.close()
+
+
+async def _reconcile(settings: Settings, pool: Pool, gate: Gate, stop: asyncio.Event) -> None:
+    reconcile = Reconcile(pool, gate)
+    while not stop.is_set():
+        try:
+            await reconcile.run()
+        except (*AWAY, GateAway) as error:
+            _log.warning("reconcile waits", error=type(error).__name__)
+        await wait(stop, settings.reconcile_seconds)

@@ -1,0 +1,42 @@
+"""`holdfast migrate`: brings the database to this release's schema."""
+
+import asyncio
+import os
+
+import typer
+
+from holdfast.cli.output import DATA_DEFAULT, DataOption, JsonOption, report
+from holdfast.engines.data_folder import settings_of
+from holdfast.errors import Mendable
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(migrate)
+
+
+def migrate(data: DataOption = DATA_DEFAULT, as_json: JsonOption = False) -> None:
+    """Bring the database to this release's schema. Running it again changes nothing.
+
+    The database is that of the `holdfast up` that runs on the data folder, or given by HOLDFAST_DATABASE_URL.
+    """
+    ran, known = asyncio.run(migrate_database(settings_of(data).database_url.get_secret_value()))
+    done = f"Ran {', '.join(ran)}." if ran else "Nothing to do."
+    report({"revision": known, "ran": ran}, [f"{done} The schema is {known}."], as_json=as_json)
+
+
+async def migrate_database(database_url: str) -> tuple[list[str], str]:
+    """Migrates; answers the revisions it ran and the one it is at now. Raises Mendable where the database is away."""
+    import asyncpg
+
+    from holdfast.schema.migrate import known_revisions
+    from holdfast.schema.migrate import migrate as run
+
+    try:
+        return await run(database_url), known_revisions()[-1]
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        given = "HOLDFAST_DATABASE_URL" if os.environ.get("HOLDFAST_DATABASE_URL") else "the data folder"
+        reason = f"{type(error).__name__}: {error}"
+        raise Mendable(
+            f"The database of {given} cannot be migrated ({reason}): see that it runs and is ours."
+        ) from error

@@ -1,0 +1,189 @@
+"""The hot table: the few routes that a rush consists of, in plain ASGI and msgspec.
+
+door -> rates -> idempotency key -> decode -> the order service
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from holdfast import ids
+from holdfast.auth.tokens import Identity, Tokens
+from holdfast.door.exchange import JSON, NO_STORE, Headers, Request, decode
+from holdfast.errors import Refusal, refuse
+from holdfast.orders.cancel import Cancel
+from holdfast.orders.confirm import Confirm
+from holdfast.orders.history import History, is_owner, parse_limit
+from holdfast.orders.order import CancelOrder, ConfirmOrder, CreateOrder
+from holdfast.orders.reserve import Reserve
+from holdfast.rates import Rate
+from holdfast.settings import Settings
+from holdfast.tickets.availability import AvailabilitySnapshot
+from holdfast.tickets.fresh import Fresh
+
+
+class Answer(NamedTuple):
+    """Status, headers and body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
+
+_encode = msgspec.json.Encoder().encode
+_create_decoder = msgspec.json.Decoder(CreateOrder)
+_confirm_decoder = msgspec.json.Decoder(ConfirmOrder)
+_cancel_decoder = msgspec.json.Decoder(CancelOrder)
+
+
+class Turnstile:
+    """Who may try to buy right now: the global and the per-user rate, and one request at a time for each key."""
+
+    def __init__(self, settings: Settings) -> None:
+        shares = settings.server_processes
+        self._all = Rate(settings.purchases_per_second / shares, max(settings.purchases_burst // shares, 1), keys_max=1)
+        self._user = Rate(settings.user_purchases_per_second, settings.user_purchases_burst)
+        self._under_way: set[tuple[UUID, str, str]] = set()
+        window = math.ceil(settings.user_purchases_burst / settings.user_purchases_per_second)
+        self.policy = (b"ratelimit-policy", b'"user";q=%d;w=%d' % (settings.user_purchases_burst, window))
+
+    def admit(self, user_id: UUID) -> None:
+        """Counts one attempt. Raises rate_limited."""
+        wait = self._user.take(user_id) or self._all.take(None)
+        if wait:
+            raise Refusal("rate_limited", headers={"Retry-After": str(math.ceil(wait))})
+
+    def remaining(self, user_id: UUID) -> tuple[bytes, bytes]:
+        """The RateLimit header of a user."""
+        return (b"ratelimit", b'"user";r=%d' % self._user.remaining(user_id))
+
+    @contextmanager
+    def one_at_a_time(self, user_id: UUID, operation: str, key: str) -> Iterator[None]:
+        """Holds a key while it is answered. Raises idempotency_key_in_flight for the second one."""
+        held = (user_id, operation, key)
+        if held in self._under_way:
+            raise Refusal("idempotency_key_in_flight", headers={"Retry-After": "1"})
+        self._under_way.add(held)
+        try:
+            yield
+        finally:
+            self._under_way.remove(held)
+
+
+class OrderRoutes:
+    """The routes of the order service."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        is_administrator: Callable[[UUID], Awaitable[bool]],
+        reserve: Reserve,
+        confirm: Confirm,
+        cancel: Cancel,
+        history: History,
+    ) -> None:
+        self._tokens = tokens
+        self._is_administrator = is_administrator
+        self._reserve = reserve
+        self._confirm = confirm
+        self._cancel = cancel
+        self._history = history
+        self._turnstile = Turnstile(settings)
+
+    async def create(self, request: Request) -> Answer:
+        """POST /orders/create"""
+        identity, key = self._admit(request)
+        request.check_json()
+        asked = decode(_create_decoder, await request.body())
+        with self._turnstile.one_at_a_time(identity.user_id, "create", key):
+            order, is_new = await self._reserve.reserve(identity.user_id, key, asked)
+        return self._answer(201 if is_new else 200, order, identity)
+
+    async def confirm(self, request: Request) -> Answer:
+        """POST /orders/{order_id}/confirm"""
+        identity, key = self._admit(request)
+        request.check_json()
+        asked = decode(_confirm_decoder, await request.body())
+        order_id = _order_id(request.path_id)
+        with self._turnstile.one_at_a_time(identity.user_id, "confirm", key):
+            order = await self._confirm.confirm(order_id, identity.user_id, key, asked)
+        return self._answer(200 if order.status in ("confirmed", "refunded") else 202, order, identity)
+
+    async def cancel(self, request: Request) -> Answer:
+        """POST /orders/{order_id}/cancel"""
+        identity, key = self._admit(request)
+        body = await request.body()
+        if body:
+            request.check_json()
+            decode(_cancel_decoder, body)
+        order_id = _order_id(request.path_id)
+        with self._turnstile.one_at_a_time(identity.user_id, "cancel", key):
+            order = await self._cancel.cancel(order_id, identity.user_id, key)
+        return self._answer(200, order, identity)
+
+    async def read(self, request: Request) -> Answer:
+        """GET /orders/{id}: an order, or a user's orders"""
+        identity = self._tokens.verify(request.authorization)
+        user_id = ids.decode(ids.USER, request.path_id)
+        if user_id is not None:
+            asked = request.query("limit", "cursor")
+            if user_id != identity.user_id and not await self._sees_all(identity):
+                raise refuse("not_found")
+            page = await self._history.page(user_id, parse_limit(asked.get("limit")), asked.get("cursor"))
+            return Answer(200, [JSON, NO_STORE], _encode(page))
+        request.query()
+        order = await self._history.order(_order_id(request.path_id))
+        if not is_owner(order, identity.user_id) and not await self._sees_all(identity):
+            raise refuse("not_found")
+        return Answer(200, [JSON, NO_STORE], _encode(order))
+
+    def _admit(self, request: Request) -> tuple[Identity, str]:
+        identity = self._tokens.verify(request.authorization)
+        self._turnstile.admit(identity.user_id)
+        return identity, request.idempotency_key()
+
+    async def _sees_all(self, identity: Identity) -> bool:
+        return identity.role == "admin" and await self._is_administrator(identity.user_id)
+
+    def _answer(self, status: int, order: object, identity: Identity) -> Answer:
+        turnstile = self._turnstile
+        headers = [JSON, NO_STORE, turnstile.policy, turnstile.remaining(identity.user_id)]
+        return Answer(status, headers, _encode(order))
+
+
+class TicketRoutes:
+    """The hot route of the ticket service."""
+
+    def __init__(self, availability: Fresh[AvailabilitySnapshot]) -> None:
+        self._availability = availability
+
+    async def tickets(self, request: Request) -> Answer:
+        """GET /events/{event_id}/tickets"""
+        if request.scope["query_string"]:
+            request.query()
+        event_id = ids.decode(ids.EVENT, request.path_id)
+        if event_id is None:
+            raise refuse("not_found")
+        fresh, snapshot = self._availability.peek(event_id)
+        if not fresh:
+            snapshot = await self._availability.get(event_id)
+        if snapshot is None:
+            raise refuse("not_found")
+        headers = [JSON, (b"cache-control", b"no-cache"), (b"etag", snapshot.etag)]
+        if request.if_none_match == snapshot.etag:
+            return Answer(304, headers[1:], b"")
+        return Answer(200, headers, snapshot.body)
+
+
+def _order_id(text: str) -> UUID:
+    order_id = ids.decode(ids.ORDER, text)
+    if order_id is None:
+        raise refuse("not_found")
+    return order_id

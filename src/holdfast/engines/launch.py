@@ -1,0 +1,41 @@
+"""How an engine is started: in a session of its own, with a clean environment, its output in one log file."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+_KEPT = ("PATH", "LD_LIBRARY_PATH")
+
+
+def clean_environment() -> dict[str, str]:
+    """What an engine may know of our environment: no PG…, no locale that may not exist here, no secrets."""
+    return {name: os.environ[name] for name in _KEPT if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
+
+
+def launch(command: Sequence[str], folder: Path, log: Path) -> "subprocess.Popen[bytes]":
+    """Starts a server that works in `folder`. It outlives us when we are killed; Ctrl-C does not reach it."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        return subprocess.Popen(  # noqa: S603
+            command,
+            cwd=folder,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log, for the sentence about a server that did not start."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

@@ -1,0 +1,225 @@
+"""The gate, seen from Python: one Valkey function call for a whole micro-batch of one event.
+
+The gate is a fast filter, not the truth. Whatever it cannot answer in time goes through PostgreSQL alone: a circuit
+breaker keeps a gate that is away from costing every purchase its time-out.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+from glide import GlideClient, GlideClientConfiguration, GlideError, NodeAddress, RequestError, ServerCredentials
+
+
+from holdfast.clock import monotonic_seconds
+from holdfast.settings import Settings
+
+Hold: TypeAlias = list[str | int]
+"""[user, tier, quantity, tier, quantity, …]; ids are UUIDs in hex."""
+Keyed: TypeAlias = tuple[str, Hold]
+"""(hold key, hold)"""
+Ask: TypeAlias = list[str | int]
+"""[hold key, the user's limit, user, tier, quantity, …]"""
+
+_LIBRARY = (files("holdfast.gate") / "gate.lua").read_text("utf-8")
+_encode = msgspec.json.encode
+
+
+class GateAway(Exception):
+    """The gate did not answer in time, or the breaker is open: go on through PostgreSQL."""
+
+
+class GateStale(Exception):
+    """The gate is empty, being loaded, or of another epoch than the caller's."""
+
+
+class GateState(NamedTuple):
+    """What the gate holds of one event."""
+
+    epoch: int
+    is_open: bool
+    free: dict[UUID, int]
+    holds: int
+    leases: int
+
+
+def hold_key(user_id: UUID, idempotency_key: str) -> str:
+    """The key under which the gate knows an order's hold: it is the same for every retry of the order."""
+    return f"{user_id.hex}:{idempotency_key}"
+
+
+def parse_hold_key(key: str) -> tuple[UUID, str]:
+    """The user and the idempotency key of a hold key."""
+    user, _, idempotency_key = key.partition(":")
+    return UUID(user), idempotency_key
+
+
+def hold_of(user_id: UUID, tier_ids: Sequence[UUID], quantities: Sequence[int]) -> Hold:
+    """An order's hold, as the gate keeps it."""
+    hold: Hold = [user_id.hex]
+    for tier_id, quantity in zip(tier_ids, quantities, strict=True):
+        hold += (tier_id.hex, quantity)
+    return hold
+
+
+class Gate:
+    """One process's connection to the gate."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = urlsplit(settings.gate_url.get_secret_value())
+        self._timeout_ms = int(settings.gate_timeout_seconds * 1000)
+        self._retry_seconds = settings.gate_retry_seconds
+        self._lease_ms = str(settings.lease_seconds * 1000)
+        self._client: GlideClient | None = None
+        self._closed_until = 0.0
+
+    async def open(self) -> None:
+        """Makes the client (after the process has started: it has threads) and loads the functions if it can."""
+        if not self._url.hostname:
+            self._closed_until = float("inf")
+            return
+        self._client = await GlideClient.create(
+            GlideClientConfiguration(
+                [NodeAddress(self._url.hostname, self._url.port or 6379)],
+                credentials=ServerCredentials(password=self._url.password) if self._url.password else None,
+                request_timeout=self._timeout_ms,
+                client_name="holdfast",
+                lazy_connect=True,
+            )
+        )
+        try:
+            await self._load_functions()
+        except GlideError:
+            self._trip()
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._client is not None:
+            await self._client.close()
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether this deployment has no gate at all."""
+        return not self._url.hostname
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the breaker is open."""
+        return monotonic_seconds() < self._closed_until
+
+    async def reserve(self, event_id: UUID, epoch: int, settled: Sequence[Keyed], asks: Sequence[Ask]) -> list[str]:
+        """Settles what was committed, and takes a lease for each ask: its outcome, in the same order.
+
+        Raises GateAway or GateStale; then nothing is known of the asks' leases, which end by themselves.
+        """
+        payload = _encode({"settle": settled, "orders": asks})
+        return await self._call("holdfast_reserve", event_id, str(epoch), self._lease_ms, payload)
+
+    async def finish(
+        self,
+        event_id: UUID,
+        epoch: int,
+        *,
+        settle: Sequence[Keyed] = (),
+        release: Sequence[str] = (),
+        forget: Sequence[str] = (),
+        leave_tombstones: bool = True,
+    ) -> None:
+        """Settles, releases and forgets holds by their keys. Each is idempotent. Raises GateAway or GateStale."""
+        payload = _encode({"settle": settle, "release": release, "forget": forget})
+        await self._call("holdfast_finish", event_id, str(epoch), "1" if leave_tombstones else "0", payload)
+
+    async def load_begin(self, event_id: UUID, epoch: int) -> None:
+        """Empties the gate and closes it to everyone of an older epoch."""
+        await self._call("holdfast_load_begin", event_id, str(epoch))
+
+    async def load_add(
+        self, event_id: UUID, epoch: int, users: Sequence[tuple[str, int]], holds: Sequence[Keyed]
+    ) -> None:
+        """Adds a part of the users' totals and of the active holds."""
+        await self._call("holdfast_load_add", event_id, str(epoch), _encode({"users": users, "holds": holds}))
+
+    async def load_open(self, event_id: UUID, epoch: int, free: Sequence[tuple[str, int]]) -> None:
+        """Sets what is free of each tier and opens the gate."""
+        await self._call("holdfast_load_open", event_id, str(epoch), _encode(free))
+
+    async def lapsed(self, event_id: UUID, epoch: int, limit: int) -> list[Keyed]:
+        """Holds whose lease is over and whose order was not settled: PostgreSQL has to be asked."""
+        found = await self._call("holdfast_lapsed", event_id, str(epoch), str(limit))
+        return [
+            (key, msgspec.json.decode(hold, type=list[str | int]))
+            for key, hold in zip(found[::2], found[1::2], strict=True)
+            if hold
+        ]
+
+    async def state(self, event_id: UUID) -> GateState | None:
+        """What the gate holds of an event; None when nothing."""
+        keys = _keys(event_id)
+        client = self._ready()
+        try:
+            fields = await client.hgetall(keys[0])
+            holds, leases = await client.hlen(keys[2]), await client.zcard(keys[3])
+        except GlideError as error:
+            self._trip()
+            raise GateAway from error
+        if not fields:
+            return None
+        free = {UUID(name[5:].decode()): int(count) for name, count in fields.items() if name.startswith(b"free:")}
+        return GateState(int(fields.get(b"epoch", b"0")), fields.get(b"state") == b"open", free, holds, leases)
+
+    async def holds(self, event_id: UUID) -> dict[str, Hold]:
+        """Every hold of an event: for reconciling, not for the path of an order."""
+        client = self._ready()
+        try:
+            fields = await client.hgetall(_keys(event_id)[2])
+        except GlideError as error:
+            self._trip()
+            raise GateAway from error
+        return {key.decode(): msgspec.json.decode(hold, type=list[str | int]) for key, hold in fields.items()}
+
+    async def _call(self, function: str, event_id: UUID, *arguments: str | bytes) -> list[str]:
+        client = self._ready()
+        keys = _keys(event_id)
+        try:
+            answer = await self._fcall(client, function, keys, arguments)
+        except GlideError as error:
+            self._trip()
+            raise GateAway from error
+        if answer[0] == "stale":
+            raise GateStale
+        return answer[1:]
+
+    async def _fcall(
+        self, client: GlideClient, function: str, keys: list[str | bytes], arguments: Sequence[str | bytes]
+    ) -> list[str]:
+        try:
+            raw = await client.fcall(function, keys, list(arguments))
+        except RequestError as error:
+            # A server that was restarted has lost its functions along with everything else.
+            if "Function not found" not in str(error):
+                raise
+            await self._load_functions()
+            raw = await client.fcall(function, keys, list(arguments))
+        if not isinstance(raw, list):
+            raise RequestError(f"{function} answered {raw!r}")
+        return [item.decode() if isinstance(item, bytes) else str(item) for item in raw]
+
+    async def _load_functions(self) -> None:
+        if self._client is not None:
+            await self._client.function_load(_LIBRARY, replace=True)
+
+    def _ready(self) -> GlideClient:
+        if self._client is None or self.is_away:
+            raise GateAway
+        return self._client
+
+    def _trip(self) -> None:
+        self._closed_until = monotonic_seconds() + self._retry_seconds
+
+
+def _keys(event_id: UUID) -> list[str | bytes]:
+    tag = "{" + event_id.hex + "}"
+    return [f"{tag}:gate", f"{tag}:users", f"{tag}:holds", f"{tag}:leases", f"{tag}:tombstones"]

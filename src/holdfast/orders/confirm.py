@@ -1,0 +1,234 @@
+"""confirm: payment, then held -> sold, tickets and outbox in one transaction.
+
+No network call stands inside a transaction: the payment row is committed first, the provider is asked, and then the
+order is confirmed. What a crash leaves in between is resolved by a worker, with the same two functions.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+
+from holdfast import ids
+from holdfast.engines.database import AWAY, Pool
+from holdfast.errors import Busy, Fault, Invalid, refuse
+from holdfast.orders.batch import Batcher
+from holdfast.orders.journal import SQL, read_orders
+from holdfast.orders.order import ConfirmOrder, Order
+from holdfast.orders.reserve import fingerprint
+from holdfast.orders.writer import Writer
+from holdfast.payments.provider import Answer, Provider
+from holdfast.settings import Settings
+
+_EVENT_CANCELLED = "HF002"
+
+_log = structlog.get_logger(__name__)
+
+
+class PaymentAsked(msgspec.Struct):
+    """One confirm on its way."""
+
+    order_id: UUID
+    user_id: UUID
+    idempotency_key: str
+    fingerprint: bytes
+    payment_id: UUID
+    token: str
+
+
+class Begun(msgspec.Struct):
+    """What became of it: outcome begun, or a refusal's code, replay or mismatch."""
+
+    outcome: str
+    tickets: int
+    amount: int
+    currency: str
+    order: Order | None = None
+
+
+class Paid(msgspec.Struct):
+    """An authorised payment, with an id for each ticket to be issued."""
+
+    payment_id: UUID
+    ticket_ids: list[UUID]
+
+
+class Sold(msgspec.Struct):
+    """What became of an authorised payment: outcome confirmed with the order, or why it must be voided."""
+
+    outcome: str
+    order: Order | None = None
+
+
+class Confirm:
+    """Takes payment for orders and confirms them. One instance per process."""
+
+    def __init__(self, settings: Settings, pool: Pool, provider: Provider) -> None:
+        self._pool = pool
+        self._provider = provider
+        self._begin_writer = Writer(settings)
+        self._sell_writer = Writer(settings)
+        self._begin_batches: Batcher[PaymentAsked, Begun] = Batcher(
+            "begin payment",
+            self._begin,
+            size_max=settings.batch_orders_max,
+            waiting_max=settings.purchases_waiting_max,
+            seconds_max=settings.database_timeout_seconds,
+        )
+        self._sell_batches: Batcher[Paid, Sold] = Batcher(
+            "sell",
+            self._sell,
+            size_max=settings.batch_orders_max,
+            # Never refused for its queue: whoever comes here has been counted when the payment was begun.
+            waiting_max=4 * settings.purchases_waiting_max,
+            seconds_max=settings.database_timeout_seconds,
+        )
+
+    async def confirm(self, order_id: UUID, user_id: UUID, idempotency_key: str, asked: ConfirmOrder) -> Order:
+        """The order: confirmed, or still reserved or expired with a payment that is pending (202). Raises a Refusal."""
+        if not self._provider.accepts(asked.payment_token):
+            raise Invalid(Fault("/payment_token", "The payment provider does not know such a token."))
+        payment = PaymentAsked(
+            order_id=order_id,
+            user_id=user_id,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint("confirm", asked, order_id),
+            payment_id=ids.new_id(),
+            token=asked.payment_token,
+        )
+        begun = await self._begin_batches.submit(payment)
+        if begun.outcome == "replay":
+            return _replayed(begun.order)
+        if begun.outcome == "mismatch":
+            raise refuse("idempotency_key_mismatch")
+        if begun.outcome != "begun":
+            raise refuse(begun.outcome)
+        return await self._authorise(payment, begun)
+
+    async def settle(self, payment_id: UUID, tickets: int, answer: Answer) -> Sold:
+        """Carries a provider's last word out: confirms the order, or ends the payment. Safe to run twice."""
+        if answer is Answer.DECLINED:
+            await self.end_payment(payment_id, "declined")
+            return Sold("payment_declined")
+        if answer is not Answer.AUTHORISED:
+            await self.end_payment(payment_id, "voiding")
+            return Sold("voided")
+        paid = Paid(payment_id, [ids.new_id() for _ in range(tickets)])
+        sold = await self._sell_batches.submit(paid)
+        if sold.outcome == "late":
+            sold = await self._sell_late(paid)
+        if sold.outcome not in ("confirmed", "voided"):
+            await self.end_payment(payment_id, "voiding")
+        return sold
+
+    async def end_payment(self, payment_id: UUID, state: str) -> None:
+        """Ends a payment without tickets: declined, or voiding (the provider is told through the outbox)."""
+        await self._pool.execute(SQL["end_payment"], payment_id, state)
+
+    async def drain(self) -> None:
+        """Answers what is under way and lets the connections go."""
+        await self._begin_batches.drain()
+        await self._sell_batches.drain()
+        await self._begin_writer.close()
+        await self._sell_writer.close()
+
+    async def _authorise(self, payment: PaymentAsked, begun: Begun) -> Order:
+        try:
+            answer = await self._provider.authorise(payment.payment_id, payment.token, begun.amount, begun.currency)
+        except (OSError, TimeoutError):
+            answer = Answer.PENDING
+        if answer in (Answer.PENDING, Answer.UNKNOWN):
+            return await self._leave_pending(payment)
+        try:
+            sold = await self.settle(payment.payment_id, begun.tickets, answer)
+        except AWAY as error:
+            # The provider has answered, and the worker will find that out again.
+            raise Busy("The outcome is not known yet: try again with the same key.") from error
+        if sold.outcome == "confirmed":
+            assert sold.order is not None
+            return sold.order
+        raise _refusal_of_sold(sold)
+
+    async def _leave_pending(self, payment: PaymentAsked) -> Order:
+        try:
+            await self._pool.execute(SQL["payment_pending"], payment.payment_id)
+            return (await read_orders(self._begin_writer, [payment.order_id]))[payment.order_id]
+        except AWAY as error:
+            raise Busy("The outcome is not known yet: try again with the same key.") from error
+
+    async def _begin(self, batch: list[PaymentAsked]) -> Sequence[Begun | BaseException]:
+        rows = await self._begin_writer.fetch(
+            SQL["begin_payments"],
+            [payment.order_id for payment in batch],
+            [payment.user_id for payment in batch],
+            [payment.idempotency_key for payment in batch],
+            [payment.fingerprint for payment in batch],
+            [payment.payment_id for payment in batch],
+            [payment.token for payment in batch],
+        )
+        begun = [
+            Begun(row["outcome"], row["tickets"], row["amount"], row["currency"])
+            for row in sorted(rows, key=lambda row: row["ordinal"])
+        ]
+        replayed = [payment.order_id for payment, one in zip(batch, begun, strict=True) if one.outcome == "replay"]
+        if replayed:
+            orders = await read_orders(self._begin_writer, replayed)
+            for payment, one in zip(batch, begun, strict=True):
+                one.order = orders.get(payment.order_id)
+        return begun
+
+    async def _sell(self, batch: list[Paid]) -> Sequence[Sold | BaseException]:
+        columns = _paid_columns(batch)
+        try:
+            rows = await self._sell_writer.fetch(SQL["confirm"], False, *columns)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate != _EVENT_CANCELLED:
+                raise
+            rows = await self._sell_writer.fetch(SQL["confirm"], True, *columns)
+        outcomes = {row["ordinal"]: row["outcome"] for row in rows}
+        sold = [Sold(outcomes[ordinal]) for ordinal in range(1, len(batch) + 1)]
+        orders = await self._orders_of(batch)
+        for paid, one in zip(batch, sold, strict=True):
+            one.order = orders.get(paid.payment_id)
+        return sold
+
+    async def _sell_late(self, paid: Paid) -> Sold:
+        outcome = await self._pool.fetchval(SQL["confirm_late"], paid.payment_id, paid.ticket_ids)
+        orders = await self._orders_of([paid])
+        return Sold(outcome, orders.get(paid.payment_id))
+
+    async def _orders_of(self, batch: Sequence[Paid]) -> dict[UUID, Order]:
+        payments = [paid.payment_id for paid in batch]
+        rows = await self._sell_writer.fetch(SQL["orders_of_payments"], payments)
+        orders = await read_orders(self._sell_writer, [row["order_id"] for row in rows])
+        return {row["id"]: orders[row["order_id"]] for row in rows}
+
+
+def _paid_columns(batch: Sequence[Paid]) -> list[list[UUID] | list[int]]:
+    ticket_from, ticket_to = [], []
+    ticket_ids: list[UUID] = []
+    for paid in batch:
+        ticket_from.append(len(ticket_ids) + 1)
+        ticket_ids += paid.ticket_ids
+        ticket_to.append(len(ticket_ids))
+    return [[paid.payment_id for paid in batch], ticket_from, ticket_to, ticket_ids]
+
+
+def _replayed(order: Order | None) -> Order:
+    if order is None:
+        raise refuse("not_found")
+    if order.status in ("confirmed", "refunded") or (order.payment is not None and order.payment.status != "voiding"):
+        return order
+    raise refuse("hold_expired" if order.status == "expired" else "invalid_state")
+
+
+def _refusal_of_sold(sold: Sold) -> Exception:
+    if sold.outcome in ("payment_declined", "event_cancelled"):
+        return refuse(sold.outcome)
+    if sold.outcome == "cancelled":
+        return refuse("invalid_state", "The order was cancelled; the payment is given back.")
+    if sold.outcome == "voided":
+        return refuse("invalid_state", "The payment was given up; try again.")
+    return refuse("hold_expired", "The hold has expired and its tickets are gone; the payment is given back.")

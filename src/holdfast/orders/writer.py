@@ -1,0 +1,76 @@
+"""The connection on which a batch is committed.
+
+Nothing cancels a query here: a COMMIT that is cancelled while it waits for a standby leaves a local-only order, and
+asyncpg sends a cancel whenever the awaiting task is cancelled or times out. So there is no time-out on it, and the
+batch that awaits it is a task nobody cancels. When the connection is lost the outcome is unknown; running the same
+idempotent statement again finds it out.
+"""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import structlog
+
+from holdfast.clock import monotonic_seconds
+from holdfast.engines.database import AWAY, Connection
+from holdfast.errors import Busy
+from holdfast.settings import Settings
+
+# Rolled back for no fault of the batch's own: it may simply run again.
+_ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.QueryCanceledError)
+_BACKOFF_SECONDS = 0.05
+
+_log = structlog.get_logger(__name__)
+
+
+class Writer:
+    """Runs one idempotent statement at a time, again and again until its outcome is known."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.database_url.get_secret_value()
+        self._connect_seconds = settings.database_timeout_seconds
+        self._seconds_max = settings.journal_seconds_max
+        self._connection: Connection | None = None
+        self._commit_in_doubt = False
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The rows of a committed statement. Raises Busy when the database stays away; the outcome is then unknown."""
+        deadline = monotonic_seconds() + self._seconds_max
+        while True:
+            try:
+                connection = await self._connected()
+                self._commit_in_doubt = False
+                rows = await connection.fetch(statement, *arguments)
+                if not self._commit_in_doubt:
+                    return rows
+                _log.warning("commit was not confirmed by a standby: running it again")
+            except (*AWAY, *_ROLLED_BACK) as error:
+                _log.warning("batch runs again", error=type(error).__name__)
+                if not isinstance(error, _ROLLED_BACK):
+                    await self.close()
+            if monotonic_seconds() >= deadline:
+                raise Busy("The database is away: try again with the same key.", retry_after_seconds=2)
+            await asyncio.sleep(_BACKOFF_SECONDS)
+
+    async def close(self) -> None:
+        """Drops the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=self._connect_seconds,
+                server_settings={"application_name": "holdfast journal"},
+            )
+            connection.add_log_listener(self._heard)
+            self._connection = connection
+        return self._connection
+
+    def _heard(self, _: object, message: asyncpg.PostgresLogMessage) -> None:
+        # PostgreSQL reports success with only a warning when a wait for synchronous replication was cancelled.
+        if message.sqlstate == "01000" and "synchronous replication" in str(message):
+            self._commit_in_doubt = True

@@ -1,0 +1,24 @@
+-- name: progress
+SELECT xid::text AS xid, id FROM outbox.consumers WHERE name = $1
+
+-- name: advance
+UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1
+
+-- name: prune
+-- Deletes rows that every consumer has passed, at most $1.
+DELETE FROM outbox.events e USING (
+    SELECT p.xid, p.id FROM outbox.events p
+    WHERE (p.xid, p.id) <= (SELECT c.xid, c.id FROM outbox.consumers c ORDER BY c.xid, c.id LIMIT 1)
+    ORDER BY p.xid, p.id LIMIT $1) AS passed
+WHERE (e.xid, e.id) = (passed.xid, passed.id)
+
+-- name: lock
+SELECT pg_try_advisory_lock(hashtextextended('holdfast consumer ' || $1, 0))
+
+-- name: rows
+-- What a consumer has not seen, in commit-safe order: below the snapshot's xmin no row can appear any more.
+-- $1, $2: its progress; $3: how many.
+SELECT e.xid::text AS xid, e.id, e.kind, e.subject, e.version, e.scope, e.data
+FROM outbox.events e
+WHERE (e.xid, e.id) > ($1::text::xid8, $2) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY e.xid, e.id LIMIT $3

@@ -1,0 +1,136 @@
+"""Every setting, with its unit, its default and its limits; read from HOLDFAST_… and frozen at start.
+
+`holdfast up` fills the addresses of its private engines in; elsewhere they are given. A combination that cannot work
+is refused at start with the sentence that mends it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+from zoneinfo import available_timezones
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from holdfast.errors import Mendable
+
+ENV_PREFIX = "HOLDFAST_"
+
+
+class Settings(BaseSettings):
+    """The settings of one process."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    # Engines
+    database_url: SecretStr = SecretStr("")
+    """postgresql://user:password@host:port/name, or …/name?host=/socket/folder."""
+    gate_url: SecretStr = SecretStr("")
+    """valkey://:password@host:port. Empty: sell through PostgreSQL alone."""
+    signing_key_file: Path | None = None
+    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`."""
+    database_connections_max: int = Field(default=8, ge=4, le=200)
+    """Pooled connections of one process, beside one for each batch writer."""
+    database_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    gate_timeout_seconds: float = Field(default=0.25, gt=0, le=5)
+    gate_retry_seconds: float = Field(default=1.0, gt=0, le=60)
+    """How long purchases go around a gate that failed before it is tried again."""
+
+    # The house
+    house_time_zone: str = "Asia/Taipei"
+    """IANA zone of an imported time that has neither an offset nor a zone."""
+    house_currency: str = Field(default="TWD", pattern=r"^[A-Z]{3}$")
+    public_url: str = "http://127.0.0.1:8000"
+    demo: bool = False
+
+    # Door
+    server_processes: int = Field(default=1, ge=1, le=64)
+    """How many server processes share the global rate of this machine."""
+    body_bytes_max: int = Field(default=64 * 1024, ge=1024, le=16 * 1024 * 1024)
+    import_bytes_max: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    header_bytes_max: int = Field(default=32 * 1024, ge=4096, le=256 * 1024)
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses or networks, comma-separated, whose X-Forwarded-For is believed."""
+    read_seconds_max: float = Field(default=15.0, gt=0, le=600)
+    """How long a client may take to send a request's head, and to go on with its body."""
+    drain_seconds: int = Field(default=10, ge=1, le=120)
+
+    # Rates: GCRA, so many a second with a burst
+    purchases_per_second: float = Field(default=50_000, gt=0)
+    """For the whole machine, shared evenly by its server processes."""
+    purchases_burst: int = Field(default=50_000, ge=1)
+    user_purchases_per_second: float = Field(default=20, gt=0)
+    user_purchases_burst: int = Field(default=40, ge=1)
+    address_sign_ins_per_second: float = Field(default=200, gt=0)
+    """Registrations and log-ins from one address: a campus shares one."""
+    address_sign_ins_burst: int = Field(default=1000, ge=1)
+    account_failures_burst: int = Field(default=10, ge=1, le=100)
+    """Wrong passwords for one account before it must wait."""
+    account_failure_seconds: float = Field(default=60, gt=0, le=3600)
+    """After that, one more try each so many seconds."""
+
+    # Auth
+    access_token_seconds: int = Field(default=900, ge=30, le=3600)
+    refresh_token_seconds: int = Field(default=30 * 86400, ge=60)
+    token_cache_entries_max: int = Field(default=200_000, ge=100)
+    password_threads: int = Field(default=2, ge=1, le=64)
+    password_queue_max: int = Field(default=512, ge=1)
+    """Password checks that may wait in one process; one more is told to come back (503)."""
+    setup_link_seconds: int = Field(default=3600, ge=60)
+
+    # Selling
+    hold_seconds_default: int = Field(default=600, ge=1, le=86400)
+    tickets_per_user_default: int = Field(default=4, ge=1, le=1000)
+    lines_per_order_max: int = Field(default=20, ge=1, le=100)
+    purchases_waiting_max: int = Field(default=2000, ge=1)
+    """Purchases of one process that may be under way; one more is told to come back (503)."""
+    batch_orders_max: int = Field(default=256, ge=1, le=2000)
+    lease_seconds: int = Field(default=30, ge=1, le=30)
+    catalogue_seconds: float = Field(default=0.5, gt=0, le=10)
+    """How old the tiers, windows and limits that admission looks at may be."""
+    availability_seconds: float = Field(default=0.2, gt=0, le=10)
+    """How old a shown availability may be."""
+    journal_seconds_max: float = Field(default=10.0, gt=0, le=60)
+    """How long a batch whose commit is in doubt is tried again before its buyers are told to retry."""
+
+    # Payments (sandbox)
+    sandbox_late_seconds: float = Field(default=3.0, ge=0)
+    """How long `tok_late` takes to answer."""
+    payment_unknown_seconds: float = Field(default=10.0, gt=0)
+    """After so long without a trace at the provider a payment is given up and voided."""
+
+    # Workers
+    expiry_poll_seconds: float = Field(default=0.5, gt=0, le=10)
+    relay_poll_seconds: float = Field(default=0.05, gt=0, le=10)
+    payments_poll_seconds: float = Field(default=0.5, gt=0, le=10)
+    reconcile_seconds: float = Field(default=5.0, gt=0, le=600)
+    idempotency_retention_seconds: int = Field(default=7 * 86400, ge=86400)
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("house_time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"{value!r} is not an IANA time zone; write one such as Asia/Taipei")
+        return value
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.batch_orders_max > self.purchases_waiting_max:
+            raise ValueError("batch_orders_max must not exceed purchases_waiting_max; raise the latter")
+        if self.journal_seconds_max >= self.lease_seconds and self.lease_seconds > 1:
+            raise ValueError("journal_seconds_max must be below lease_seconds, or a lease ends while its order is made")
+        return self
+
+
+def load_settings(**given: object) -> Settings:
+    """The settings from the environment, `given` taking precedence. Raises Mendable where they cannot work."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ENV_PREFIX + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else "Settings"
+        raise Mendable(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error

@@ -1,0 +1,64 @@
+"""Snapshots of PostgreSQL that every request may share while they are fresh."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from holdfast.clock import monotonic_seconds
+from holdfast.engines.database import AWAY
+from holdfast.errors import Busy
+
+Snapshot = TypeVar("Snapshot")
+
+
+class Fresh(Generic[Snapshot]):
+    """At most one look-up per event at a time, and none while the last one is younger than `seconds`.
+
+    None, for an event that is unknown, is remembered too. At most `events_max` are kept.
+    """
+
+    def __init__(
+        self, load: Callable[[UUID], Awaitable[Snapshot | None]], *, seconds: float, events_max: int = 10_000
+    ) -> None:
+        self._load = load
+        self._seconds = seconds
+        self._events_max = events_max
+        self._kept: OrderedDict[UUID, tuple[float, Snapshot | None]] = OrderedDict()
+        self._loading: dict[UUID, asyncio.Task[Snapshot | None]] = {}
+
+    def peek(self, event_id: UUID) -> tuple[bool, Snapshot | None]:
+        """(True, snapshot) when there is a fresh one, without waiting."""
+        kept = self._kept.get(event_id)
+        if kept is None or monotonic_seconds() >= kept[0]:
+            return False, None
+        return True, kept[1]
+
+    async def get(self, event_id: UUID) -> Snapshot | None:
+        """A fresh snapshot. Raises Busy when PostgreSQL does not answer."""
+        fresh, snapshot = self.peek(event_id)
+        if fresh:
+            return snapshot
+        task = self._loading.get(event_id)
+        if task is None:
+            task = asyncio.create_task(self._refresh(event_id))
+            self._loading[event_id] = task
+        return await asyncio.shield(task)
+
+    def drop(self, event_id: UUID) -> None:
+        """Forgets a snapshot that is known to be out of date."""
+        self._kept.pop(event_id, None)
+
+    async def _refresh(self, event_id: UUID) -> Snapshot | None:
+        try:
+            snapshot = await self._load(event_id)
+        except AWAY as error:
+            raise Busy("The database did not answer in time.") from error
+        finally:
+            self._loading.pop(event_id, None)
+        self._kept[event_id] = (monotonic_seconds() + self._seconds, snapshot)
+        self._kept.move_to_end(event_id)
+        if len(self._kept) > self._events_max:
+            self._kept.popitem(last=False)
+        return snapshot

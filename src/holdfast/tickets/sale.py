@@ -1,0 +1,73 @@
+"""What admission knows of an event's sale: a snapshot, good for cheap refusals. PostgreSQL decides."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from holdfast.clock import unix_seconds
+from holdfast.engines.database import Pool, load_statements
+from holdfast.settings import Settings
+from holdfast.tickets.fresh import Fresh
+
+SQL = load_statements("holdfast.tickets", "sale.sql")
+
+
+class SaleTier(NamedTuple):
+    """One tier on sale; times in seconds since the epoch, infinite where there is no bound."""
+
+    name: str
+    price_amount: int
+    currency: str
+    opens_at: float
+    closes_at: float
+    state: str
+
+    def refusal(self, now: float) -> str | None:
+        """The code under which a purchase is refused at `now`, or None while it is on sale."""
+        if self.state == "cancelled":
+            return "event_cancelled"
+        if now >= self.closes_at:
+            return "sale_closed"
+        if self.state != "open" or now < self.opens_at:
+            return "sale_not_open"
+        return None
+
+
+class Sale(NamedTuple):
+    """One published event, as its sale sees it."""
+
+    status: str
+    hold_seconds: int
+    tickets_per_user_max: int
+    epoch: int
+    tiers: dict[UUID, SaleTier]
+
+    def refusal(self, tier_ids: list[UUID]) -> str | None:
+        """The code under which a purchase of these tiers is refused now, or None."""
+        if self.status == "cancelled":
+            return "event_cancelled"
+        now = unix_seconds()
+        for tier_id in tier_ids:
+            code = self.tiers[tier_id].refusal(now)
+            if code is not None:
+                return code
+        return None
+
+
+def fresh_sales(settings: Settings, pool: Pool) -> Fresh[Sale]:
+    """The sales, at most `catalogue_seconds` old."""
+
+    async def load(event_id: UUID) -> Sale | None:
+        rows = await pool.fetch(SQL["sale"], event_id)
+        if not rows:
+            return None
+        tiers = {
+            row["tier_id"]: SaleTier(
+                row["name"], row["price_amount"], row["currency"], row["opens_at"], row["closes_at"], row["state"]
+            )
+            for row in rows
+            if row["tier_id"] is not None
+        }
+        first = rows[0]
+        return Sale(first["status"], first["hold_seconds"], first["tickets_per_user_max"], first["epoch"], tiers)
+
+    return Fresh(load, seconds=settings.catalogue_seconds)

@@ -1,0 +1,116 @@
+"""A stage for tests of the sale: events written straight into PostgreSQL, and an auditor that trusts only SQL."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from holdfast import ids
+from holdfast.engines.database import Pool
+from holdfast.orders.order import CreateOrder, LineAsked
+
+
+class Event(NamedTuple):
+    """An event on sale and its tiers."""
+
+    id: UUID
+    tiers: tuple[UUID, ...]
+
+    def ask(self, *quantities: int) -> CreateOrder:
+        """An order of so many tickets of each tier."""
+        lines = [
+            LineAsked(ids.encode(ids.TIER, tier), quantity)
+            for tier, quantity in zip(self.tiers, quantities, strict=False)
+            if quantity
+        ]
+        return CreateOrder(ids.encode(ids.EVENT, self.id), lines)
+
+
+async def put_on_sale(
+    pool: Pool, *capacities: int, hold_seconds: int = 600, tickets_per_user_max: int = 4, price: int = 120_000
+) -> Event:
+    """A published event with one tier per capacity."""
+    event = Event(ids.new_id(), tuple(ids.new_id() for _ in capacities))
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "INSERT INTO tickets.events (id, organiser_id, name, starts_at, time_zone, status, hold_seconds, "
+            "tickets_per_user_max) VALUES ($1, $2, 'Concert', now() + interval '30 days', 'Asia/Taipei', 'published', "
+            "$3, $4)",
+            event.id,
+            ids.new_id(),
+            hold_seconds,
+            tickets_per_user_max,
+        )
+        for position, (tier, capacity) in enumerate(zip(event.tiers, capacities, strict=True)):
+            await connection.execute(
+                "INSERT INTO tickets.tiers (id, event_id, name, position, price_amount, currency) "
+                "VALUES ($1, $2, $3, $4, $5, 'TWD')",
+                tier,
+                event.id,
+                f"Tier {position}",
+                position,
+                price,
+            )
+            await connection.execute(
+                "INSERT INTO tickets.stock (tier_id, event_id, capacity, state) VALUES ($1, $2, $3, 'open')",
+                tier,
+                event.id,
+                capacity,
+            )
+        await connection.execute("INSERT INTO tickets.gates (event_id, epoch) VALUES ($1, 0)", event.id)
+    return event
+
+
+class Audit(NamedTuple):
+    """What an auditor finds who counts orders instead of believing counters."""
+
+    capacity: int
+    held: int
+    sold: int
+    oversold: int
+    counters_wrong: int
+    users_over_limit: int
+    duplicates: int
+    tickets_wrong: int
+
+
+async def audit(pool: Pool, event: Event) -> Audit:
+    """Counts one event's orders, lines and tickets anew."""
+    row = await pool.fetchrow(
+        """
+        WITH lines AS (
+            SELECT o.status, o.user_id, l.tier_id, l.quantity FROM orders.orders o,
+                   unnest(o.tier_ids, o.quantities) AS l (tier_id, quantity) WHERE o.event_id = $1
+        ), tiers AS (
+            SELECT s.tier_id, s.capacity, s.held, s.sold,
+                   coalesce(sum(l.quantity) FILTER (WHERE l.status = 'reserved'), 0) AS real_held,
+                   coalesce(sum(l.quantity) FILTER (WHERE l.status = 'confirmed'), 0) AS real_sold
+            FROM tickets.stock s LEFT JOIN lines l USING (tier_id) WHERE s.event_id = $1
+            GROUP BY s.tier_id
+        ), users AS (
+            SELECT c.user_id, c.tickets, c.tickets_max,
+                   coalesce((SELECT sum(l.quantity) FROM lines l WHERE l.user_id = c.user_id
+                             AND l.status IN ('reserved', 'confirmed')), 0) AS real_tickets
+            FROM orders.user_tickets c WHERE c.event_id = $1
+        )
+        SELECT sum(capacity)::int AS capacity, sum(real_held)::int AS held, sum(real_sold)::int AS sold,
+               sum(greatest(real_held + real_sold - capacity, 0))::int AS oversold,
+               (count(*) FILTER (WHERE held <> real_held OR sold <> real_sold)
+                + (SELECT count(*) FROM users WHERE tickets <> real_tickets))::int AS counters_wrong,
+               (SELECT count(*) FROM users WHERE real_tickets > tickets_max)::int AS users_over_limit,
+               (SELECT count(*) - count(DISTINCT (user_id, idempotency_key)) FROM orders.orders
+                WHERE event_id = $1)::int AS duplicates,
+               abs((SELECT count(*) FROM orders.tickets WHERE event_id = $1) - sum(real_sold))::int AS tickets_wrong
+        FROM tiers
+        """,
+        event.id,
+    )
+    assert row is not None
+    return Audit(**dict(row))
+
+
+def assert_sound(found: Audit) -> None:
+    """Every counter that must be 0 is 0."""
+    assert found.oversold == 0
+    assert found.counters_wrong == 0
+    assert found.users_over_limit == 0
+    assert found.duplicates == 0
+    assert found.tickets_wrong == 0
