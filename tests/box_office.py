@@ -1,11 +1,26 @@
 """A stage for tests of the sale: events written straight into PostgreSQL, and an auditor that trusts only SQL."""
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 from uuid import UUID
 
 from holdfast import ids
 from holdfast.engines.database import Pool
-from holdfast.orders.order import CreateOrder, LineAsked
+from holdfast.errors import Refusal
+from holdfast.gate.consumer import gate_consumer
+from holdfast.gate.gate import Gate
+from holdfast.orders.cancel import Cancel
+from holdfast.orders.confirm import Confirm
+from holdfast.orders.order import ConfirmOrder, CreateOrder, LineAsked, Order
+from holdfast.orders.reserve import Reserve
+from holdfast.orders.workers import cancellations_consumer, payments_consumer
+from holdfast.outbox.consume import SQL, Consumer, step
+from holdfast.payments.provider import Provider, Sandbox
+from holdfast.settings import Settings
+from holdfast.tickets.fresh import Fresh
+from holdfast.tickets.sale import Sale, fresh_sales
 
 
 class Event(NamedTuple):
@@ -22,6 +37,111 @@ class Event(NamedTuple):
             if quantity
         ]
         return CreateOrder(ids.encode(ids.EVENT, self.id), lines)
+
+
+class Desk(NamedTuple):
+    """One process's order service with everything a purchase passes."""
+
+    settings: Settings
+    pool: Pool
+    gate: Gate
+    sales: Fresh[Sale]
+    reserve: Reserve
+    confirm: Confirm
+    cancel: Cancel
+    provider: Provider
+
+    async def buy(self, user: UUID, key: str, event: Event, *quantities: int) -> tuple[Order, bool]:
+        """One purchase: the order, and whether it is new."""
+        return await self.reserve.reserve(user, key, event.ask(*quantities))
+
+    async def try_buy(self, user: UUID, key: str, event: Event, *quantities: int) -> str:
+        """One purchase: `made`, `again` or the code of its refusal."""
+        try:
+            _, is_new = await self.buy(user, key, event, *quantities)
+        except Refusal as refusal:
+            return refusal.code
+        return "made" if is_new else "again"
+
+    async def try_confirm(self, order: Order, key: str = "pay", token: str = "tok_ok") -> str:
+        """One payment: the order's status afterwards, or the code of its refusal."""
+        order_id, user_id = order_ids(order)
+        try:
+            return (await self.confirm.confirm(order_id, user_id, key, ConfirmOrder(token))).status
+        except Refusal as refusal:
+            return refusal.code
+
+    async def try_cancel(self, order: Order, key: str = "away") -> str:
+        """One cancel: the order's status afterwards, or the code of its refusal."""
+        order_id, user_id = order_ids(order)
+        try:
+            return (await self.cancel.cancel(order_id, user_id, key)).status
+        except Refusal as refusal:
+            return refusal.code
+
+    async def relay(self) -> None:
+        """Lets every consumer read the outbox to its end."""
+        for consumer in (
+            gate_consumer(self.pool, self.gate),
+            payments_consumer(self.pool, self.provider),
+            cancellations_consumer(self.pool),
+        ):
+            await consume_all(self.pool, consumer)
+
+    async def gate_free(self, event: Event) -> tuple[int, ...]:
+        """What the gate believes to be free of each tier."""
+        state = await self.gate.state(event.id)
+        assert state is not None
+        return tuple(state.free[tier] for tier in event.tiers)
+
+
+@asynccontextmanager
+async def open_desk(
+    settings: Settings, pool: Pool, provider: Provider | None = None, **changed: object
+) -> AsyncIterator[Desk]:
+    """A desk with these settings changed."""
+    settings = Settings(**{**settings.model_dump(), **changed})
+    gate = Gate(settings)
+    await gate.open()
+    sales = fresh_sales(settings, pool)
+    reserve = Reserve(settings, pool, gate, sales)
+    provider = provider or Sandbox(settings)
+    confirm = Confirm(settings, pool, provider)
+    cancel = Cancel(settings)
+    try:
+        yield Desk(settings, pool, gate, sales, reserve, confirm, cancel, provider)
+    finally:
+        for drain in (reserve.drain, confirm.drain, cancel.drain, gate.close):
+            await drain()
+
+
+async def consume_all(pool: Pool, consumer: Consumer) -> None:
+    """Reads the outbox to its end for one consumer, as its owner would."""
+    async with pool.acquire() as connection:
+        row = await connection.fetchrow(SQL["progress"], consumer.name)
+        assert row is not None
+        position = (row["xid"], row["id"])
+        for _ in range(100):
+            looked_at, reached = await step(connection, consumer, position)  # type: ignore[arg-type]
+            if not looked_at and not await connection.fetch(SQL["rows"], *reached, 1, consumer.kinds):
+                return
+            if reached == position:
+                await asyncio.sleep(0.05)
+            position = reached
+    raise AssertionError(f"consumer {consumer.name} does not come to the end of the outbox")
+
+
+def order_ids(order: Order) -> tuple[UUID, UUID]:
+    """The order's id and its user's."""
+    order_id, user_id = ids.decode(ids.ORDER, order.id), ids.decode(ids.USER, order.user_id)
+    assert order_id is not None
+    assert user_id is not None
+    return order_id, user_id
+
+
+def counted(outcomes: Sequence[str]) -> dict[str, int]:
+    """How often each outcome came."""
+    return {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
 
 
 async def put_on_sale(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
+from box_office import Desk, open_desk
 from holdfast.auth.signing_keys import create_signing_keys
 from holdfast.engines.database import Pool, open_pool
 from holdfast.engines.postgres_server import PostgresServer
@@ -91,3 +92,10 @@ async def pool(settings: Settings) -> AsyncIterator[Pool]:
     opened = await open_pool(settings)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def desk(settings: Settings, pool: Pool) -> AsyncIterator[Desk]:
+    """One process's order service, with a gate."""
+    async with open_desk(settings, pool) as opened:
+        yield opened

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,7 +14,7 @@ from joserfc.jwk import OKPKey
 from holdfast import ids
 from holdfast.auth import tokens as tokens_module
 from holdfast.auth.signing_keys import create_signing_keys, load_signing_keys
-from holdfast.auth.tokens import Tokens
+from holdfast.auth.tokens import Identity, Tokens
 from holdfast.clock import unix_seconds
 from holdfast.errors import Refusal
 from holdfast.settings import Settings
@@ -46,10 +45,10 @@ class Time:
 
 
 @pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Time]:
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     moved = Time()
     monkeypatch.setattr(tokens_module, "unix_seconds", moved.read)
-    yield moved
+    return moved
 
 
 def _part(content: object) -> str:
@@ -76,7 +75,7 @@ def _signed(key: OKPKey, claims: object, **header: object) -> bytes:
     head = {"alg": "EdDSA", "kid": key.kid, "typ": "JWT", **header}
     head = {name: value for name, value in head.items() if value is not None}
     signing_input = f"{_part(head)}.{_part(claims)}"
-    signature = key.private_key.sign(signing_input.encode())  # type: ignore[union-attr, call-arg]
+    signature = key.private_key.sign(signing_input.encode())  # type: ignore[union-attr]
     return f"Bearer {signing_input}.{_part(signature)}".encode()
 
 
@@ -256,7 +255,12 @@ def test_the_cache_is_bounded_and_forgets_the_least_recently_used(
         assert len(tokens._verified) <= 100
     read: list[bytes] = []
     original = tokens._read
-    monkeypatch.setattr(tokens, "_read", lambda value: read.append(value) or original(value))
+
+    def note(value: bytes) -> Identity:
+        read.append(value)
+        return original(value)
+
+    monkeypatch.setattr(tokens, "_read", note)
     for token in issued:
         assert tokens.verify(token).user_id == UUID(int=issued.index(token))
     assert issued[0] not in read

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 import structlog
 
-from holdfast.auth.wiring import Auth, open_auth
+from holdfast.auth.service import Auth, open_auth
 from holdfast.door.api import build_api
 from holdfast.door.entry import Entry
 from holdfast.door.exchange import Receive, Scope, Send
@@ -30,7 +30,7 @@ from holdfast.outbox.consume import consume, prune, wait
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.tickets.availability import fresh_availability
-from holdfast.tickets.catalogue import Catalogue
+from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
 
@@ -47,7 +47,7 @@ class House:
         self._settings = settings
         self._roles = roles
         self._entry: Entry | None = None
-        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._closers: list[Callable[[], Awaitable[None] | None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
@@ -61,14 +61,14 @@ class House:
         settings = self._settings
         pool = await open_pool(settings)
         self._closers.append(pool.close)
-        auth = await open_auth(settings, pool)
+        auth = open_auth(settings, pool)
         self._closers.append(auth.close)
         table: dict[tuple[str, str], Handler] = {}
         routers = []
         if "auth" in self._roles:
             routers.append(auth.router)
         if "tickets" in self._roles:
-            catalogue = Catalogue(settings, pool)
+            catalogue = await open_catalogue(settings, pool)
             routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
             tickets = TicketRoutes(fresh_availability(settings, pool))
             table["GET", "/events/*/tickets"] = tickets.tickets
@@ -84,7 +84,9 @@ class House:
         if self._entry is not None:
             self._entry.ready = False
         while self._closers:
-            await self._closers.pop()()
+            closing = self._closers.pop()()
+            if closing is not None:
+                await closing
 
     async def _open_orders(self, pool: Pool, auth: Auth) -> dict[tuple[str, str], Handler]:
         settings = self._settings

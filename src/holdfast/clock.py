@@ -25,4 +25,6 @@ def monotonic_seconds() -> float:
 
 def rfc3339(moment: datetime) -> str:
     """An aware datetime as RFC 3339 in UTC with milliseconds: `2026-11-22T05:06:07.890Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -7,6 +7,7 @@ typed and opaque, TypeID style: a prefix, an underscore and the 128 bits in 26 c
 import itertools
 import os
 import time
+from functools import lru_cache
 from threading import Lock
 from uuid import UUID
 
@@ -48,6 +49,7 @@ def new_request_id() -> str:
     return f"{REQUEST}_{_process}{next(_requests):x}"
 
 
+@lru_cache(maxsize=8192)
 def encode(prefix: str, value: UUID) -> str:
     """`(tier, UUID)` as `tier_01h…`."""
     number = value.int
@@ -55,6 +57,7 @@ def encode(prefix: str, value: UUID) -> str:
     return prefix + "_" + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
+@lru_cache(maxsize=8192)  # a rush asks for the same event and tiers again and again
 def decode(prefix: str, text: str) -> UUID | None:
     """The UUID of a typed id, or None where `text` is not an id of this type."""
     if len(text) != len(prefix) + 1 + _ENCODED_LENGTH or not text.startswith(prefix) or text[len(prefix)] != "_":

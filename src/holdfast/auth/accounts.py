@@ -2,6 +2,7 @@
 
 import math
 import secrets
+from collections import Counter
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -20,7 +21,6 @@ from holdfast.errors import Busy, Fault, Invalid, Refusal, refuse
 from holdfast.settings import Settings
 
 _STATEMENTS = load_statements("holdfast.auth", "auth.sql")
-_FORGOTTEN_AT_ONCE_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +52,8 @@ class Accounts:
         self._pool = pool
         self._tokens = tokens
         self._passwords = passwords
+        # How many refreshes of each token are under way in this process.
+        self._refreshing: Counter[bytes] = Counter()
 
     async def register(self, email: Address, password: str, name: str | None = None) -> User:
         """A new buyer. Raises email_taken."""
@@ -83,18 +85,19 @@ class Accounts:
 
     async def refresh(self, refresh_token: str) -> Session:
         """The next access and refresh token; the one shown is used up. Raises refresh_token_invalid; one that was used
-        before ends the whole session, since one of the two who have it is a thief."""
+        before ends the whole session, since one of the two who have it is a thief. Uses at the same time are a double
+        click: one of them wins, the others are only refused."""
         came_at = monotonic_seconds()
         following = secrets.token_urlsafe(32)
-        lifetime = float(self._settings.refresh_token_seconds)
-        async with transaction(self._pool) as connection:
-            waited = monotonic_seconds() - came_at
-            row = await connection.fetchrow(
-                _STATEMENTS["refresh"], _hash(refresh_token), _hash(following), lifetime, waited
-            )
-            if row is not None and row["reused"]:
-                await connection.execute(_STATEMENTS["revoke_family"], row["family_id"])
-                _log.warning("a used refresh token was shown again", family_id=str(row["family_id"]))
+        key = _hash(refresh_token)
+        overlaps = self._refreshing[key] > 0
+        self._refreshing[key] += 1
+        try:
+            row = await self._use_refresh_token(key, following, came_at, overlaps)
+        finally:
+            self._refreshing[key] -= 1
+            if self._refreshing[key] <= 0:
+                self._refreshing.pop(key, None)
         if row is None or row["user_id"] is None:
             raise refuse("refresh_token_invalid")
         return self._session(row["user_id"], row["role"], following)
@@ -157,13 +160,15 @@ class Accounts:
         await connection.execute(_STATEMENTS["end_setup_links"])
         return _user(row)
 
-    async def forget_stale(self) -> int:
-        """Deletes a bounded number of rows that no longer mean anything; how many. For a worker, now and then."""
+    async def _use_refresh_token(self, key: bytes, following: str, came_at: float, overlaps: bool) -> Any:
         lifetime = float(self._settings.refresh_token_seconds)
         async with transaction(self._pool) as connection:
-            failures = await connection.execute(_STATEMENTS["forget_failures"])
-            tokens = await connection.execute(_STATEMENTS["forget_refresh_tokens"], lifetime, _FORGOTTEN_AT_ONCE_MAX)
-        return sum(int(tag.rsplit(" ", 1)[1]) for tag in (failures, tokens))
+            waited = monotonic_seconds() - came_at
+            row = await connection.fetchrow(_STATEMENTS["refresh"], key, _hash(following), lifetime, waited)
+            if row is not None and row["reused"] and not overlaps:
+                await connection.execute(_STATEMENTS["revoke_family"], row["family_id"])
+                _log.warning("a used refresh token was shown again", family_id=str(row["family_id"]))
+        return row
 
     async def _look_up(self, email: Address) -> Any:
         row = await self._row("log_in", email.key, _hash(email.key))

@@ -1,19 +1,24 @@
 """Dependencies with which a route asks who is calling."""
 
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
 
 from holdfast.auth.tokens import Identity, Tokens
 from holdfast.errors import refuse
+
+# Decides nothing: it makes the OpenAPI document say that a route wants a token.
+_Documented = Annotated[object, Security(HTTPBearer(bearerFormat="JWT", scheme_name="access_token", auto_error=False))]
 
 
 def signed_in(tokens: Tokens) -> Callable[[Request], Awaitable[Identity]]:
     """A dependency that answers with the caller's identity, or refuses with 401."""
 
     # Not a plain function: FastAPI would run that in a thread.
-    async def identity(request: Request) -> Identity:
+    async def identity(request: Request, _: _Documented = None) -> Identity:
         return tokens.verify(authorization_of(request))
 
     return identity
@@ -28,7 +33,7 @@ def administrator(
     someone else got for it still lives: both the token and the database must say so.
     """
 
-    async def identity(request: Request) -> Identity:
+    async def identity(request: Request, _: _Documented = None) -> Identity:
         found = tokens.verify(authorization_of(request))
         if found.role != "admin" or not await is_administrator(found.user_id):
             raise refuse("forbidden")

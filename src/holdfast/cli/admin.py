@@ -64,16 +64,16 @@ def _ask_password() -> str:
 
 
 async def _create(settings: Settings, email: str, password: str) -> dict[str, str]:
-    from holdfast.assemble import open_auth
+    from holdfast.auth.service import open_auth
     from holdfast.engines.database import open_pool
 
     pool = await open_pool(settings)
     try:
-        auth = await open_auth(settings, pool)
+        auth = open_auth(settings, pool)
         try:
             user = await auth.accounts.create_administrator(email, password)
         finally:
-            await auth.close()
+            auth.close()
     except Refusal as refusal:
         raise Mendable(f"No administrator was made: {(refusal.detail or refusal.kind.title).rstrip('.')}.") from refusal
     finally:

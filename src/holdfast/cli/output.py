@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from holdfast.engines.data_folder import DEFAULT
-
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="The data folder of `holdfast up`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as one JSON object on standard output.")]
 
-DATA_DEFAULT = DEFAULT
+DATA_DEFAULT = Path(".holdfast")
 
 
 def report(answer: Mapping[str, object], lines: Sequence[str], *, as_json: bool) -> None:

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.listening import http_url, listen, port_of, reachable_host
 from holdfast.cli.output import DATA_DEFAULT, DataOption
-from holdfast.cli.parent import settings_of_process, wait_for_go
 
 
 class Role(StrEnum):
@@ -29,24 +27,22 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes any.")] = 8000,
     data: DataOption = DATA_DEFAULT,
-    fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket that was inherited.")] = None,
-    parent_pipe: Annotated[int | None, typer.Option(hidden=True, help="A pipe that ends with the parent.")] = None,
 ) -> None:
     """Serve one of the services, or all, in one process.
 
     The engines are those of the `holdfast up` that runs on the data folder, or given by HOLDFAST_DATABASE_URL and
     HOLDFAST_GATE_URL.
     """
+    from holdfast.cli.listening import http_url, listen, port_of, reachable_host
+    from holdfast.engines.data_folder import settings_of
+
+    settings = settings_of(data)
+    listener = listen(host, port)
+
     from holdfast.assemble import build_app
     from holdfast.cli.logs import log_to_standard_error
     from holdfast.door.server import serve as serve_app
 
     log_to_standard_error()
-    if not wait_for_go(parent_pipe):
-        return
-    settings = settings_of_process(data, parent_pipe)
-    if fd is None:
-        listener = listen(host, port)
-        typer.echo(f"Serving {role.value} on {http_url(reachable_host(listener), port_of(listener))}", err=True)
-        fd = listener.detach()
-    serve_app(build_app(settings, role.value), settings, host=host, port=port, fd=fd, parent_pipe=parent_pipe)
+    typer.echo(f"Serving {role.value} on {http_url(reachable_host(listener), port_of(listener))}", err=True)
+    serve_app(build_app(settings, role.value), settings, host=host, port=port, fd=listener.detach())

@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Never, TypeVar
 
-from holdfast.cli.children import Backoff, Child, ended, how_it_ended
+from holdfast.cli.children import Backoff, Child, NurseryGone, ended
 from holdfast.engines import processes
 from holdfast.engines.data_folder import DataFolder, Running
 from holdfast.engines.launch import last_line
 from holdfast.engines.postgres_server import PostgresServer
 from holdfast.engines.private_engines import PrivateEngines
-from holdfast.engines.processes import Process
 from holdfast.engines.valkey_server import ValkeyServer
 from holdfast.errors import Mendable
 
 _EARLY_ENDS_MAX = 3
 _WORKER_SECONDS_MAX = 10.0
 _SLACK_SECONDS = 5.0
+_SETTLE_SECONDS_MAX = 10.0
 
 _T = TypeVar("_T")
 
@@ -33,43 +33,36 @@ class Supervisor:
         self._running = running
         self._engines = engines
         self._say = say
-        self._went = False
         self._watchers: list[asyncio.Task[None]] = []
+        self._births: set[asyncio.Task[Any]] = set()
         self._engine_work: set[asyncio.Task[Any]] = set()
         self._failed: asyncio.Future[Never] = asyncio.get_running_loop().create_future()
 
     async def start_engines(self) -> bool:
         """Starts or adopts both engines; answers whether they were there already."""
         valkey, postgres = await asyncio.gather(
-            self._whole(self._engines.start_valkey()), self._whole(self._engines.start_postgres())
+            _whole(self._engines.start_valkey(), self._engine_work),
+            _whole(self._engines.start_postgres(), self._engine_work),
         )
         for name, engine in (("PostgreSQL", self._engines.postgres), ("Valkey", self._engines.valkey)):
             if engine is not None:
                 self._watchers.append(asyncio.create_task(self._keep_engine(name, engine)))
         return valkey and postgres
 
-    def spawn(self) -> None:
-        """Starts the servers and the worker, which make their imports and then wait for `go`."""
+    def start_children(self) -> None:
+        """Starts the servers and the worker, and starts them again whenever they end."""
         for child in self._children():
-            child.spawn()
             self._watchers.append(asyncio.create_task(self._keep(child)))
-        self.note()
-
-    def go(self) -> None:
-        """Lets the servers and the worker begin."""
-        self._went = True
-        for child in self._children():
-            child.go()
 
     async def unless_failed(self, work: Coroutine[object, object, _T]) -> _T:
         """Awaits `work`; raises Mendable as soon as a child keeps ending, since it can then not come to anything."""
         task = asyncio.create_task(work)
         either: set[asyncio.Future[Any]] = {task, self._failed}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        return await self._failed
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else await self._failed
+        finally:
+            task.cancel()
 
     def note(self) -> None:
         """Records what runs, for the commands beside us and for whoever comes after us."""
@@ -85,11 +78,13 @@ class Supervisor:
         for watcher in self._watchers:
             watcher.cancel()
         hurrying = asyncio.create_task(self._hurry(hurry))
+        await _settle(self._births)
         await _end(self.servers, drain_seconds + _SLACK_SECONDS)
         await _end(self.workers, _WORKER_SECONDS_MAX)
-        if self._engine_work:
-            await asyncio.wait(self._engine_work)
-        await asyncio.to_thread(self._engines.stop, hurry=hurry.is_set())
+        await _settle(self._engine_work)
+        # What is not done by then is a recovery, which the next start does from its beginning.
+        await asyncio.to_thread(self._engines.stop, hurry=hurry.is_set() or bool(self._engine_work))
+        await _settle(self._engine_work)
         hurrying.cancel()
         self._running.supervisor = None
         self.note()
@@ -100,21 +95,21 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         backoff = Backoff()
         while True:
-            await ended(child.process)
-            status = child.status()
+            try:
+                await _whole(child.begin(), self._births)
+                self.note()
+                how = await child.end()
+            except NurseryGone:
+                how = "could not be started"
             await backoff.wait()
             if backoff.tries >= _EARLY_ENDS_MAX and not self._running.url:
-                self._give_up(child, status)
-            self._say(f"{child.name} {how_it_ended(status)}; starting it again")
-            child.spawn()
-            self.note()
-            if self._went:
-                child.go()
+                self._give_up(child, how)
+            self._say(f"{child.name} {how}; starting it again")
 
-    def _give_up(self, child: Child, status: int | None) -> None:
+    def _give_up(self, child: Child, how: str) -> None:
         if not self._failed.done():
-            reason = f"{child.name} {how_it_ended(status)} again and again"
-            self._failed.set_exception(Mendable(f"{reason}: {last_line(child.log)} (more in {child.log})."))
+            reason = last_line(child.log) or "it left no word"
+            self._failed.set_exception(Mendable(f"{child.name} {how} again and again: {reason} (see {child.log})."))
 
     async def _keep_engine(self, name: str, engine: PostgresServer | ValkeyServer) -> None:
         backoff = Backoff()
@@ -123,16 +118,9 @@ class Supervisor:
             await backoff.wait()
             self._say(f"{name} has ended; starting it again")
             try:
-                await self._whole(asyncio.to_thread(engine.start))
+                await _whole(asyncio.to_thread(engine.start), self._engine_work)
             except Mendable as error:
                 self._say(str(error))
-
-    async def _whole(self, work: Coroutine[object, object, _T]) -> _T:
-        """Work on an engine: it is never left half-way. `stop` waits for it, so that nothing is started after it."""
-        task = asyncio.create_task(work)
-        self._engine_work.add(task)
-        task.add_done_callback(self._engine_work.discard)
-        return await asyncio.shield(task)
 
     async def _hurry(self, hurry: asyncio.Event) -> None:
         await hurry.wait()
@@ -142,15 +130,24 @@ class Supervisor:
         await asyncio.to_thread(self._engines.stop, hurry=True)
 
 
+async def _whole(work: Coroutine[object, object, _T], under_way: set[asyncio.Task[Any]]) -> _T:
+    """Work that is never left half-way: `stop` waits for what is under way, so that nothing is started after it."""
+    task = asyncio.create_task(work)
+    under_way.add(task)
+    task.add_done_callback(under_way.discard)
+    return await asyncio.shield(task)
+
+
+async def _settle(under_way: set[asyncio.Task[Any]]) -> None:
+    if under_way:
+        await asyncio.wait(under_way, timeout=_SETTLE_SECONDS_MAX)
+
+
 async def _end(children: Sequence[Child], seconds: float) -> None:
     running = [child.process for child in children if child.process]
     await asyncio.to_thread(processes.end, running, processes.endings(seconds))
-    for child in children:
-        child.status()
 
 
-def end_leftovers(running: Running) -> list[Process]:
-    """Ends the servers and workers of a supervisor that was killed; answers those that there were."""
-    left = [process for process in running.children if processes.is_alive(process)]
-    processes.end(left)
-    return left
+def end_leftovers(running: Running) -> None:
+    """Ends the servers and the worker of a supervisor that was killed."""
+    processes.end(process for process in running.children if processes.is_alive(process))

@@ -82,7 +82,8 @@ def build_api(settings: Settings, routers: list[APIRouter]) -> FastAPI:
     # The handlers only translate: the frame, which is outside them, answers every refusal in one place.
     @api.exception_handler(HTTPException)
     async def translate_http(request: Request, error: HTTPException) -> NoReturn:
-        raise _of_http(error, routes, request.url.path) from error
+        # Not request.url, which cannot be made from every Host header.
+        raise _of_http(error, routes, request.scope["path"]) from error
 
     @api.exception_handler(RequestValidationError)
     async def translate_invalid(request: Request, error: RequestValidationError) -> NoReturn:
@@ -104,7 +105,7 @@ class _Frame:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        request_id = state.setdefault("request_id", "") or ids.encode(ids.REQUEST, ids.new_id())
+        request_id = state.setdefault("request_id", "") or ids.new_request_id()
         state["request_id"] = request_id
         answer = _Answer(send, request_id)
         try:
@@ -144,6 +145,7 @@ class _Answer:
     async def send_problem(self, refusal: Refusal) -> None:
         body = problem_body(refusal, self._request_id)
         headers = [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(body)).encode())]
+        headers.append((b"cache-control", b"no-store"))
         headers += [(name.lower().encode(), value.encode()) for name, value in _headers(refusal).items()]
         await self.send({"type": "http.response.start", "status": refusal.kind.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})

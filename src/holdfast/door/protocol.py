@@ -109,7 +109,7 @@ class DoorProtocol(HttpToolsProtocol):
 
     def _problem(self, code: str) -> bytes:
         refusal = refuse(code)
-        request_id = ids.encode(ids.REQUEST, ids.new_id())
+        request_id = ids.new_request_id()
         body = problem_body(refusal, request_id)
         headers = [
             *self.server_state.default_headers,

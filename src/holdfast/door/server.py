@@ -32,6 +32,8 @@ def serve(
         ws="none",
         lifespan="on",
         log_config=None,
+        # Not a line for every piece of nonsense that comes in from outside.
+        log_level="error",
         access_log=False,
         server_header=False,
         # A forwarded address is believed from these alone; with none configured the header is not even looked at.

@@ -23,7 +23,6 @@ from holdfast.errors import Mendable
 from holdfast.settings import ENV_PREFIX, Settings, load_settings
 
 FORMAT = 1
-DEFAULT = Path(".holdfast")
 
 _MARKER = "holdfast.json"
 _STATE = "engines.json"

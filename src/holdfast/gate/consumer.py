@@ -17,6 +17,8 @@ from holdfast.gate.gate import Gate, GateAway, GateStale, Keyed, hold_key, hold_
 from holdfast.gate.load import SQL, load_gate
 from holdfast.outbox.consume import Consumer, OutboxRow
 
+_KINDS = ("gate.missed", "order.cancelled", "order.expired", "order.confirmed", "event.changed")
+
 
 class Told(msgspec.Struct):
     """What one event's gate is told in one call."""
@@ -31,17 +33,16 @@ def gate_consumer(pool: Pool, gate: Gate) -> Consumer:
     """The consumer that keeps the gate's holds in step with the orders."""
 
     async def handle(rows: Sequence[OutboxRow]) -> int:
-        relevant = [(index, row) for index, row in enumerate(rows) if _matters(row)]
-        if not relevant or gate.is_absent:
+        if gate.is_absent:
             return len(rows)
         changes = await pool.fetch(
             SQL["changes"],
-            [row.position[0] for _, row in relevant],
-            [row.subject for _, row in relevant],
-            [row.scope for _, row in relevant],
+            [row.position[0] for row in rows],
+            [row.subject for row in rows],
+            [row.scope for row in rows],
         )
         told: defaultdict[UUID, Told] = defaultdict(lambda: Told(0))
-        for (index, row), change in zip(relevant, changes, strict=True):
+        for index, (row, change) in enumerate(zip(rows, changes, strict=True)):
             if not change["epoch"] or change["included"]:
                 # A gate that was never loaded will be loaded with this in it; one loaded since has it already.
                 continue
@@ -51,27 +52,19 @@ def gate_consumer(pool: Pool, gate: Gate) -> Consumer:
             _add(told[row.scope], row, change)
         return len(rows) if await _tell(pool, gate, told) else 0
 
-    return Consumer("gate", handle)
-
-
-def _matters(row: OutboxRow) -> bool:
-    if row.kind == "order.reserved":
-        return row.data is not None
-    return row.kind in ("order.cancelled", "order.expired", "order.confirmed", "event.changed")
+    return Consumer("gate", _KINDS, handle)
 
 
 def _add(told: Told, row: OutboxRow, change: Any) -> None:
     told.epoch = change["epoch"]
     key = hold_key(change["user_id"], change["idempotency_key"])
-    if row.kind == "order.reserved":
-        told.settle.append((key, hold_of(change["user_id"], change["tier_ids"], change["quantities"])))
-    elif row.kind == "order.confirmed" and row.data is not None:
-        # A late payment took its tickets anew, under a key of its own: the first one was released when it expired.
-        key += f"~{row.version}"
-        told.settle.append((key, hold_of(change["user_id"], change["tier_ids"], change["quantities"])))
-        told.forget.append(key)
+    # An order that took its tickets anew, for a late payment, did so under a key of its own: the first was released.
+    anew = f"{key}~{row.version}"
+    if row.kind == "gate.missed":
+        hold = hold_of(change["user_id"], change["tier_ids"], change["quantities"])
+        told.settle.append((key if row.version == 1 else anew, hold))
     elif row.kind == "order.confirmed":
-        told.forget.append(key)
+        told.forget += (key, anew)
     else:
         told.release.append(key)
 

@@ -13,7 +13,6 @@ from uuid import UUID
 import msgspec
 from glide import GlideClient, GlideClientConfiguration, GlideError, NodeAddress, RequestError, ServerCredentials
 
-
 from holdfast.clock import monotonic_seconds
 from holdfast.settings import Settings
 

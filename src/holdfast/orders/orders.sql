@@ -56,7 +56,7 @@ SELECT orders.cancel_of_event($1, $2)
 SELECT p.id, p.provider_token, p.amount, p.currency, p.created_at, o.tickets,
        extract(epoch FROM clock_timestamp() - p.created_at)::float8 AS age_seconds
 FROM orders.payments p JOIN orders.orders o ON o.id = p.order_id
-WHERE p.state IN ('created', 'pending') AND p.created_at < clock_timestamp() - make_interval(secs => $1)
+WHERE p.state IN ('created', 'pending') AND p.created_at < now() - make_interval(secs => $1)
 ORDER BY p.created_at LIMIT $2
 
 -- name: payments_settled
@@ -67,7 +67,7 @@ UPDATE orders.payments p SET state = $3, updated_at = clock_timestamp() WHERE p.
 -- Idempotency keys older than $1 seconds, at most $2.
 DELETE FROM orders.idempotency_keys k USING (
     SELECT user_id, operation, key FROM orders.idempotency_keys
-    WHERE created_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2) AS old
+    WHERE created_at < now() - make_interval(secs => $1) LIMIT $2) AS old
 WHERE (k.user_id, k.operation, k.key) = (old.user_id, old.operation, old.key)
 
 -- name: orders_of_payments

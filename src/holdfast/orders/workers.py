@@ -84,7 +84,7 @@ def payments_consumer(pool: Pool, provider: Provider) -> Consumer:
         await _settled(pool, voided, "voiding", "voided")
         return len(rows)
 
-    return Consumer("payments", handle)
+    return Consumer("payments", ("payment.authorised", "payment.voiding"), handle)
 
 
 def cancellations_consumer(pool: Pool) -> Consumer:
@@ -92,12 +92,11 @@ def cancellations_consumer(pool: Pool) -> Consumer:
 
     async def handle(rows: Sequence[OutboxRow]) -> int:
         for row in rows:
-            if row.kind == "event.cancelled":
-                while await pool.fetchval(SQL["cancel_of_event"], row.scope, _ORDERS_MAX):
-                    await asyncio.sleep(0)
+            while await pool.fetchval(SQL["cancel_of_event"], row.scope, _ORDERS_MAX):
+                await asyncio.sleep(0)
         return len(rows)
 
-    return Consumer("cancellations", handle)
+    return Consumer("cancellations", ("event.cancelled",), handle)
 
 
 async def _ask(provider: Provider, payment_id: UUID, token: str) -> Answer:

@@ -31,7 +31,6 @@ class OutboxRow(NamedTuple):
     subject: UUID
     version: int
     scope: UUID
-    data: str | None
 
 
 Handle = Callable[[Sequence[OutboxRow]], Awaitable[int]]
@@ -39,9 +38,10 @@ Handle = Callable[[Sequence[OutboxRow]], Awaitable[int]]
 
 
 class Consumer(NamedTuple):
-    """A consumer: its name in outbox.consumers and what it does."""
+    """A consumer: its name in outbox.consumers, the kinds of rows it acts on, and what it does with them."""
 
     name: str
+    kinds: tuple[str, ...]
     handle: Handle
 
 
@@ -89,13 +89,26 @@ async def _consume_as_owner(
     assert progress is not None, f"the migrations know no consumer {consumer.name}"
     position = (progress["xid"], progress["id"])
     while not stop.is_set():
-        rows = [
-            OutboxRow((row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"], row["data"])
-            for row in await connection.fetch(SQL["rows"], *position, ROWS_MAX)
-        ]
-        done = await consumer.handle(rows) if rows else 0
-        if done:
-            position = rows[done - 1].position
-            await connection.execute(SQL["advance"], consumer.name, *position)
-        if done < ROWS_MAX:
+        looked_at, position = await step(connection, consumer, position)
+        if looked_at < ROWS_MAX:
             await wait(stop, poll_seconds)
+
+
+async def step(connection: Connection, consumer: Consumer, position: tuple[str, int]) -> tuple[int, tuple[str, int]]:
+    """Handles the next rows and records the progress: how many were looked at (0 if none is done), and where it is."""
+    found = await connection.fetch(SQL["rows"], *position, ROWS_MAX, consumer.kinds)
+    if not found:
+        return 0, position
+    rows = [
+        OutboxRow((row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"]) for row in found
+    ]
+    relevant = [row for row in rows if row.kind in consumer.kinds]
+    done = await consumer.handle(relevant) if relevant else 0
+    if done == len(relevant):
+        reached, looked_at = rows[-1].position, found[0]["looked_at"]
+    elif done:
+        reached, looked_at = relevant[done - 1].position, 0
+    else:
+        return 0, position
+    await connection.execute(SQL["advance"], consumer.name, *reached)
+    return looked_at, reached

@@ -17,8 +17,15 @@ SELECT pg_try_advisory_lock(hashtextextended('holdfast consumer ' || $1, 0))
 
 -- name: rows
 -- What a consumer has not seen, in commit-safe order: below the snapshot's xmin no row can appear any more.
--- $1, $2: its progress; $3: how many.
-SELECT e.xid::text AS xid, e.id, e.kind, e.subject, e.version, e.scope, e.data
-FROM outbox.events e
-WHERE (e.xid, e.id) > ($1::text::xid8, $2) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
-ORDER BY e.xid, e.id LIMIT $3
+-- $1, $2: its progress; $3: how many rows to look at; $4: the kinds it acts on. The last row looked at always comes
+-- along, so that progress is made over rows of other kinds too.
+WITH page AS MATERIALIZED (
+    SELECT e.xid, e.id, e.kind, e.subject, e.version, e.scope FROM outbox.events e
+    WHERE (e.xid, e.id) > ($1::text::xid8, $2) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY e.xid, e.id LIMIT $3
+), last AS (
+    SELECT p.xid, p.id, count(*) OVER () AS looked_at FROM page p ORDER BY p.xid DESC, p.id DESC LIMIT 1
+)
+SELECT p.xid::text AS xid, p.id, p.kind, p.subject, p.version, p.scope, l.looked_at
+FROM page p, last l WHERE p.kind = ANY ($4::text[]) OR (p.xid, p.id) = (l.xid, l.id)
+ORDER BY p.xid, p.id

@@ -114,13 +114,6 @@ SET capacity = $2, opens_at = coalesce($3, '-infinity'::timestamptz), closes_at 
     state = $5
 WHERE s.tier_id = $1
 
--- name: shrink_stock
--- As update_stock, but as far as what is held and sold allows; answers the capacity it came to.
-UPDATE tickets.stock s
-SET capacity = greatest($2, s.held + s.sold), opens_at = coalesce($3, '-infinity'::timestamptz),
-    closes_at = coalesce($4, 'infinity'::timestamptz), state = $5
-WHERE s.tier_id = $1 RETURNING s.capacity
-
 -- name: pause_tiers
 -- Pauses the sale of these tiers.
 UPDATE tickets.stock s SET state = 'paused' WHERE s.tier_id = ANY ($1::uuid[]) AND s.state = 'open'

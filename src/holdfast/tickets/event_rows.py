@@ -99,12 +99,8 @@ async def update_event(connection: Connection, event_id: UUID, fields: EventFiel
 
 async def update_tier(connection: Connection, tier_id: UUID, fields: TierFields, *, state: str, imported: bool) -> None:
     """Writes a tier. Raises CheckViolationError (stock_not_oversold) for a capacity below what is held and sold."""
-    await connection.execute(
-        SQL["update_tier"], tier_id, fields.name, fields.price_amount, fields.currency, imported
-    )
-    await connection.execute(
-        SQL["update_stock"], tier_id, fields.capacity, fields.opens_at, fields.closes_at, state
-    )
+    await connection.execute(SQL["update_tier"], tier_id, fields.name, fields.price_amount, fields.currency, imported)
+    await connection.execute(SQL["update_stock"], tier_id, fields.capacity, fields.opens_at, fields.closes_at, state)
 
 
 async def tell_change(connection: Connection, event_id: UUID, status: str) -> None:

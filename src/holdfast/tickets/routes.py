@@ -1,9 +1,9 @@
 """The ticket service's routes, but for live availability, which the hot table serves.
 
-    buyers       GET /events, GET /events/{event_id}
-    organisers   GET /organiser/events, POST /events, PATCH /events/{event_id}, POST …/publish, POST …/cancel,
-                 POST /events/{event_id}/tiers, PATCH and DELETE /events/{event_id}/tiers/{tier_id},
-                 POST /events/import
+buyers       GET /events, GET /events/{event_id}
+organisers   GET /organiser/events, POST /events, PATCH /events/{event_id}, POST …/publish, POST …/cancel,
+             POST /events/{event_id}/tiers, PATCH and DELETE /events/{event_id}/tiers/{tier_id},
+             POST /events/import
 """
 
 from collections.abc import Awaitable, Callable
@@ -119,7 +119,9 @@ def _add_events(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> Non
         return _json(await catalogue.create(actor, body), status=201)
 
     @router.patch("/events/{event_id}", response_model=ManagedEvent, tags=["organisers"])
-    async def change_event(event_id: str, change: EventChange, actor: Annotated[Actor, Depends(caller.organiser)]) -> Response:
+    async def change_event(
+        event_id: str, change: EventChange, actor: Annotated[Actor, Depends(caller.organiser)]
+    ) -> Response:
         """Changes an event; what is not given stays."""
         return _json(await catalogue.change(actor, _event(event_id), change))
 

@@ -98,6 +98,22 @@ def public_event(row: asyncpg.Record) -> dict[str, object]:
     return summary(row) | {"description": row["description"]}
 
 
+def counted(row: asyncpg.Record) -> dict[str, object]:
+    """An event as the command line lists it: with all its tickets."""
+    return {
+        "id": ids.encode(ids.EVENT, row["id"]),
+        "name": row["name"],
+        "venue": row["venue_name"],
+        "starts_at": clock.rfc3339(row["starts_at"]),
+        "time_zone": row["time_zone"],
+        "status": row["status"],
+        "tiers": row["tiers"],
+        "capacity": row["capacity"],
+        "held": row["held"],
+        "sold": row["sold"],
+    }
+
+
 def managed_event(row: asyncpg.Record, tiers: list[asyncpg.Record]) -> dict[str, object]:
     """A ManagedEvent."""
     return public_event(row) | {

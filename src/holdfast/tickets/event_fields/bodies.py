@@ -200,7 +200,6 @@ def one_currency(currency: str, pointer: str = "") -> Fault:
     return Fault(f"{pointer}/price/currency", f"all tiers of this event are in {currency}")
 
 
-
 def _in_order(fields: EventFields) -> EventFields:
     if fields.ends_at is not None and fields.ends_at < fields.starts_at:
         raise Invalid(Fault("/ends_at", "must not be before starts_at"))

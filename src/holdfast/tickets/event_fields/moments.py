@@ -39,7 +39,12 @@ def read_moment(text: str, zone_name: str) -> Moment:
     year, month, day, hour, minute, second, fraction, offset = match.groups()
     try:
         naive = datetime(  # noqa: DTZ001  # its zone comes next
-            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0),
+            int(year),
+            int(month),
+            int(day),
+            int(hour or 0),
+            int(minute or 0),
+            int(second or 0),
             int((fraction or "0")[:6].ljust(6, "0")),
         )
     except ValueError as error:
@@ -57,10 +62,8 @@ def end_of_day(moment: Moment, zone_name: str) -> datetime:
 
 def checked_zone(name: str) -> str:
     """An IANA zone's name, or an offset as ±hh:mm. Raises ValueError for anything else."""
-    if _OFFSET.fullmatch(name):
-        return _canonical_offset(name)
     zone_of(name)
-    return name
+    return _canonical_offset(name) if _OFFSET.fullmatch(name) else name
 
 
 def zone_of(name: str) -> tzinfo:

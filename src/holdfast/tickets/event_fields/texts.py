@@ -1,4 +1,4 @@
-"""Texts: what may be stored and searched. Each function answers the cleaned text or raises ValueError with the reason."""
+"""Texts: what may be stored and searched. Each function answers the cleaned text or raises ValueError with why."""
 
 import re
 import unicodedata
@@ -35,14 +35,17 @@ def web_address(text: str) -> str:
     text = one_line(text)
     if len(text) > URL_LENGTH_MAX:
         raise ValueError(f"must have at most {URL_LENGTH_MAX} characters")
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or " " in text:
+    if not _is_web_address(text):
         raise ValueError("must be an http or https address")
     return text
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in text
+    except ValueError:
+        return False
 
 
 def _composed(text: str) -> str:

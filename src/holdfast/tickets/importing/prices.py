@@ -1,14 +1,14 @@
 """Prices and counts as catalogues write them. What can be read in two ways is refused.
 
-    1200  1200.00  0.5          as schema.org has it: a point before the decimals
-    1,200  1,200.00  1,200,000  grouped by commas
-    1200,50  1.200,50           a comma before one or two decimals
-    1 200  1'200.00             grouped by spaces or apostrophes
-    NT$1,200  12 EUR  €12.50    with a mark, if it agrees with the currency that is given
-    free  免費                   nothing to pay
+1200  1200.00  0.5          as schema.org has it: a point before the decimals
+1,200  1,200.00  1,200,000  grouped by commas
+1200,50  1.200,50           a comma before one or two decimals
+1 200  1'200.00             grouped by spaces or apostrophes
+NT$1,200  12 EUR  €12.50    with a mark, if it agrees with the currency that is given
+free  免費                   nothing to pay
 
-    1.200                       refused (a thousand two hundred, or one and a fifth?) but for currencies of three decimals
-    1,200                       refused for these
+1.200                       refused (a thousand two hundred, or one and a fifth?) but for currencies of three decimals
+1,200                       refused for these
 """
 
 import re
@@ -51,13 +51,14 @@ class PriceRead(NamedTuple):
 def read_price(value: object, currency: str | None) -> PriceRead:
     """A price in major units, a JSON number or a text. Raises ValueError with the reason."""
     codes = {_known(currency)} if currency else None
+    number: str | int | Decimal
     if isinstance(value, str):
         number, codes = _of_text(value, codes)
     elif isinstance(value, int | Decimal) and not isinstance(value, bool):
         number = value
     else:
         raise ValueError("is neither a number nor a text")
-    if isinstance(number, Decimal | int) and number == 0:
+    if number == 0:
         return PriceRead(0, next(iter(codes)) if codes and len(codes) == 1 else None)
     if not codes or len(codes) > 1:
         raise ValueError("has no currency that is certain; priceCurrency must name one")
@@ -72,7 +73,12 @@ def read_count(value: object) -> int:
     """A number of tickets. Raises ValueError with the reason."""
     if isinstance(value, str) and _COUNT.fullmatch(value.strip()):
         value = Decimal(value.strip().replace(",", ""))
-    if isinstance(value, int | Decimal) and not isinstance(value, bool) and 0 <= value <= 10**12 and value == int(value):
+    if (
+        isinstance(value, int | Decimal)
+        and not isinstance(value, bool)
+        and 0 <= value <= 10**12
+        and value == int(value)
+    ):
         return int(value)
     raise ValueError("is not a whole number of tickets")
 

@@ -40,7 +40,9 @@ def with_names_of_their_own(tiers: Sequence[TierFields]) -> list[TierFields]:
     return _renamed(by_price, lambda _, count: str(count), keep_first=True)
 
 
-def _renamed(tiers: Sequence[TierFields], suffix: Callable[[TierFields, int], str], *, keep_first: bool = False) -> list[TierFields]:
+def _renamed(
+    tiers: Sequence[TierFields], suffix: Callable[[TierFields, int], str], *, keep_first: bool = False
+) -> list[TierFields]:
     names = Counter(tier.name for tier in tiers)
     taken = set(names)
     seen: Counter[str] = Counter()

@@ -1,0 +1,135 @@
+"""`holdfast events`: the catalogue from the command line, beside a running `up`."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import msgspec
+import typer
+
+from holdfast.cli.output import DATA_DEFAULT, DataOption, JsonOption, report
+from holdfast.engines.data_folder import settings_of
+from holdfast.errors import Mendable, Refusal
+from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from holdfast.tickets.catalogue import Catalogue
+    from holdfast.tickets.importing import Format
+    from holdfast.tickets.importing.writer import Report
+
+EXIT_NOTHING_TAKEN = 1
+_REMARKS_SHOWN = 50
+
+_FORMATS: dict[str, "Format"] = {
+    ".json": "json",
+    ".jsonld": "json",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+
+Answer = TypeVar("Answer")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    group = typer.Typer(no_args_is_help=True, help="The catalogue.", rich_markup_mode=app.rich_markup_mode)
+    group.callback()(_events)
+    group.command("import")(import_file)
+    group.command("list")(list_events)
+    app.add_typer(group, name="events")
+
+
+def _events() -> None:
+    """The catalogue."""
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON-LD, a saved HTML page, or CSV.")],
+    data: DataOption = DATA_DEFAULT,
+    default_capacity: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="The tickets of a tier that says nowhere how many it has.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a catalogue: schema.org events as JSON-LD, alone or in a saved HTML page, or CSV.
+
+    Its events are published and belong to the house. Importing the same again changes nothing. What cannot be taken is
+    reported, and the rest goes in; exit status 1 when nothing could be taken.
+    """
+    settings = settings_of(data)
+    content = _read(file, settings.import_bytes_max)
+    kind = _FORMATS.get(file.suffix.lower())
+
+    async def run(catalogue: "Catalogue") -> "Report":
+        from holdfast.tickets.catalogue import Actor
+        from holdfast.tickets.event_rows import HOUSE_ORGANISER
+        from holdfast.tickets.importing.writer import import_catalogue
+
+        actor = Actor(HOUSE_ORGANISER, is_administrator=True)
+        return await import_catalogue(catalogue, content, kind, actor, default_capacity)
+
+    answer = _with_catalogue(settings, run)
+    report(msgspec.to_builtins(answer), _lines(answer), as_json=as_json)
+    if answer.refused and not answer.taken:
+        sys.exit(EXIT_NOTHING_TAKEN)
+
+
+def list_events(data: DataOption = DATA_DEFAULT, as_json: JsonOption = False) -> None:
+    """List all events with their tickets, drafts and cancelled ones too."""
+
+    async def run(catalogue: "Catalogue") -> list[dict[str, object]]:
+        return await catalogue.all_events()
+
+    events = _with_catalogue(settings_of(data), run)
+    lines = [
+        f"{event['id']}  {event['starts_at']}  {event['status']:9}  "
+        f"{event['sold']}+{event['held']}/{event['capacity']}  {event['name']}"
+        for event in events
+    ]
+    report({"data": events}, lines or ["There are no events yet: `holdfast events import FILE`."], as_json=as_json)
+
+
+def _with_catalogue(settings: Settings, run: Callable[["Catalogue"], Awaitable[Answer]]) -> Answer:
+    async def body() -> Answer:
+        from holdfast.engines.database import open_pool
+        from holdfast.tickets.catalogue import open_catalogue
+
+        pool = await open_pool(settings)
+        try:
+            return await run(await open_catalogue(settings, pool))
+        finally:
+            await pool.close()
+
+    try:
+        return asyncio.run(body())
+    except Refusal as refusal:
+        detail = (refusal.detail or refusal.kind.title).rstrip(".")
+        raise Mendable(f"{detail}: look whether `holdfast up` is well, and run this again.") from refusal
+
+
+def _read(file: Path, bytes_max: int) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(bytes_max + 1)
+    except OSError as error:
+        raise Mendable(f"{file} cannot be read ({error.strerror}): name a file that can.") from error
+    if len(content) > bytes_max:
+        raise Mendable(f"{file} has more than {bytes_max} bytes: split it, or raise HOLDFAST_IMPORT_BYTES_MAX.")
+    return content
+
+
+def _lines(answer: "Report") -> list[str]:
+    counts = f"{answer.created} created, {answer.updated} updated, {answer.unchanged} unchanged"
+    lines = [f"{answer.taken} events taken: {counts}; {len(answer.refused)} things refused."]
+    for title, remarks in (("refused", answer.refused), ("note", answer.notes)):
+        for remark in remarks[:_REMARKS_SHOWN]:
+            line = f"line {remark.line} " if remark.line is not None else ""
+            lines.append(f"{title}: {line}{remark.pointer or ''}".rstrip() + f": {remark.reason}")
+        if len(remarks) > _REMARKS_SHOWN:
+            lines.append(f"{title}: and {len(remarks) - _REMARKS_SHOWN} more; --json tells all.")
+    return lines
