@@ -20,7 +20,7 @@ HOUSE = House(time_zone="Asia/Taipei", currency="TWD", hold_seconds=600, tickets
 WORDS = [
     "Event", "schema:MusicEvent", "EventCancelled", "EventPostponed", "Offer", "AggregateOffer", "Place", "#a",
     "2027-03-01T19:30:00+08:00", "2027-03-01", "9999-12-31T23:59:59-15:59", "TWD", "KWD", "1,200.00", "1.200", "NT$5",
-    "free", "VirtualLocation", "https://x.example/", "http://[", "<script>", "-->", "SoldOut", "\0", "\ud800", "", "true",
+    "free", "VirtualLocation", "https://x.example", "http://[", "<script>", "-->", "SoldOut", "\0", "\ud800", "", "true"
 ]  # fmt: skip
 KEYS = [
     "@type", "@id", "@graph", "@value", "@list", "name", "startDate", "endDate", "eventStatus", "location", "address",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import structlog
 
 from holdfast.auth.service import Auth, open_auth
+from holdfast.auth.workers import forget_sessions
 from holdfast.door.api import build_api
 from holdfast.door.entry import Entry
 from holdfast.door.exchange import Receive, Scope, Send
@@ -138,6 +139,7 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         loops["expiry"] = [
             expire_holds(pool, stop, settings.expiry_poll_seconds),
             forget_keys(settings, pool, stop),
+            forget_sessions(settings, pool, stop),
         ]
     if "relay" in loops:
         consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))

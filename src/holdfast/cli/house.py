@@ -133,7 +133,8 @@ class _House:
             remarks.append(revision if ran else f"{revision}, nothing to do")
         if not self._running.prepared:
             await self._prepare(settings, supervisor)
-        with self._list.step(f"{self._wishes.workers} server(s) and a worker"):
+        servers = "1 server" if self._wishes.workers == 1 else f"{self._wishes.workers} servers"
+        with self._list.step(f"{servers} and a worker"):
             supervisor.start_children()
             link = asyncio.create_task(_setup_link(settings))
             await supervisor.unless_failed(self._until_ready())

@@ -13,6 +13,8 @@ from holdfast.cli.nursery import Kinds
 from holdfast.door.server import serve
 from holdfast.settings import Settings, load_settings
 
+ALL_WORKERS = frozenset(WORKERS)
+
 
 def be_server(descriptors: Sequence[int]) -> None:
     """A server process of all services, on an inherited listening socket."""
@@ -27,7 +29,7 @@ def be_worker(descriptors: Sequence[int]) -> None:
     """A process with all workers."""
     (parent_pipe,) = descriptors
     log_to_standard_error()
-    uvloop.run(work_until_told(load_settings(), frozenset(WORKERS), parent_pipe))
+    uvloop.run(work_until_told(load_settings(), ALL_WORKERS, parent_pipe))
 
 
 KINDS: Kinds = {"server": be_server, "worker": be_worker}

@@ -101,7 +101,11 @@ def _lines(result: "Result") -> list[str]:
 
 def _tried_again(result: "Result") -> str:
     ledger = result.ledger
-    return (
-        f"{ledger.busy:,} busy, {ledger.in_flight:,} in flight, {ledger.rate_limited:,} rate limited, {ledger.connection_errors:,} unanswered, "
-        f"{ledger.server_errors:,} server errors"
-    )
+    counts = {
+        "busy": ledger.busy,
+        "in flight": ledger.in_flight,
+        "rate limited": ledger.rate_limited,
+        "unanswered": ledger.connection_errors,
+        "server errors": ledger.server_errors,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())

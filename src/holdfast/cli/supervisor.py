@@ -101,15 +101,17 @@ class Supervisor:
                 how = await child.end()
             except NurseryGone:
                 how = "could not be started"
+                self._give_up("The program of the servers cannot be loaded: install it again with `make setup`.")
             await backoff.wait()
-            if backoff.tries >= _EARLY_ENDS_MAX and not self._running.url:
-                self._give_up(child, how)
+            if backoff.tries >= _EARLY_ENDS_MAX:
+                reason = last_line(child.log) or "it left no word"
+                self._give_up(f"{child.name} {how} again and again: {reason} (see {child.log}).")
             self._say(f"{child.name} {how}; starting it again")
 
-    def _give_up(self, child: Child, how: str) -> None:
-        if not self._failed.done():
-            reason = last_line(child.log) or "it left no word"
-            self._failed.set_exception(Mendable(f"{child.name} {how} again and again: {reason} (see {child.log})."))
+    def _give_up(self, sentence: str) -> None:
+        """Before `up` is ready what ends by itself is a failure; afterwards it is only started again."""
+        if not self._running.url and not self._failed.done():
+            self._failed.set_exception(Mendable(sentence))
 
     async def _keep_engine(self, name: str, engine: PostgresServer | ValkeyServer) -> None:
         backoff = Backoff()
@@ -135,6 +137,8 @@ async def _whole(work: Coroutine[object, object, _T], under_way: set[asyncio.Tas
     task = asyncio.create_task(work)
     under_way.add(task)
     task.add_done_callback(under_way.discard)
+    # Whoever awaits it may be cancelled meanwhile; then nobody asks for its exception any more.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
 
 

@@ -1,12 +1,21 @@
 """`holdfast work NAME`: the loops that run beside the servers."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from holdfast.cli.output import DATA_DEFAULT, DataOption
 
-ALL = "all"
+
+class Worker(StrEnum):
+    """The loops that can run in a process of their own."""
+
+    EXPIRY = "expiry"
+    RELAY = "relay"
+    PAYMENTS = "payments"
+    RECONCILE = "reconcile"
+    ALL = "all"
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def work(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="expiry, relay, payments, reconcile, or all.")],
+    name: Annotated[Worker, typer.Argument(help="The worker to run, or all of them.")],
     data: DataOption = DATA_DEFAULT,
 ) -> None:
     """Run a worker, or all of them in one process.
@@ -23,16 +32,15 @@ def work(
     The engines are those of the `holdfast up` that runs on the data folder, or given by HOLDFAST_DATABASE_URL and
     HOLDFAST_GATE_URL.
     """
-    import uvloop
-
-    from holdfast.assemble import WORKERS
-    from holdfast.cli.logs import log_to_standard_error
-    from holdfast.cli.offspring import work_until_told
     from holdfast.engines.data_folder import settings_of
 
-    if name not in (*WORKERS, ALL):
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(WORKERS)}, {ALL}.", param_hint="NAME")
     settings = settings_of(data)
+
+    import uvloop
+
+    from holdfast.cli.logs import log_to_standard_error
+    from holdfast.cli.offspring import ALL_WORKERS, work_until_told
+
     log_to_standard_error()
-    typer.echo(f"Working: {name}", err=True)
-    uvloop.run(work_until_told(settings, frozenset(WORKERS) if name == ALL else frozenset({name})))
+    typer.echo(f"Working: {name.value}", err=True)
+    uvloop.run(work_until_told(settings, ALL_WORKERS if name is Worker.ALL else frozenset({name.value})))

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast import __version__, ids
+from holdfast.door.exchange import is_json
 from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.engines.database import AWAY
 from holdfast.errors import Busy, Fault, Invalid, Refusal, refuse
@@ -196,10 +197,8 @@ class _Body:
 
 def _check_json(headers: Mapping[bytes, bytes], body: bytes) -> None:
     """Refuses what is not application/json, not JSON, or JSON with text that PostgreSQL or UTF-8 cannot hold."""
-    media_type, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
-    charset = parameters.strip().removeprefix(b"charset=").strip(b'" ')
     plain = headers.get(b"content-encoding", b"identity").lower() == b"identity"
-    if media_type.strip() != b"application/json" or charset not in (b"", b"utf-8", b"utf8") or not plain:
+    if not is_json(headers.get(b"content-type", b"")) or not plain:
         raise refuse("unsupported_media_type")
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)

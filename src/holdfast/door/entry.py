@@ -70,9 +70,11 @@ class Entry:
     async def _livez(self, _: Request) -> Answer:
         return Answer(200, [JSON], b'{"status":"ok"}')
 
-    async def _readyz(self, _: Request) -> Answer:
+    async def _readyz(self, request: Request) -> Answer:
         # This process alone: a shared engine in here would take every replica out at once.
-        return await self._livez(_) if self.ready else Answer(503, [JSON], b'{"status":"not ready"}')
+        if not self.ready:
+            raise Busy("This process is ending.")
+        return await self._livez(request)
 
     async def _answer(self, send: Send, answer: Answer, request_id: bytes) -> None:
         headers: Headers = [*answer.headers, (b"x-content-type-options", b"nosniff"), (b"x-request-id", request_id)]

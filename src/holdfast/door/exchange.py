@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from holdfast.errors import Fault, Invalid, refuse
+from holdfast.errors import Fault, Invalid, Refusal, refuse
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -19,8 +19,21 @@ NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
 
 Body = TypeVar("Body")
 
-_WANTED = frozenset((b"authorization", b"content-type", b"content-length", b"idempotency-key", b"if-none-match"))
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_WANTED = frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"idempotency-key",
+        b"if-none-match",
+    )
+)
 _KEY_LENGTH_MAX = 255
+_PARAMETERS_MAX = 20
+_FAULT_LETTERS_MAX = 200
 
 
 class Request:
@@ -54,14 +67,10 @@ class Request:
         """The Idempotency-Key: 1 to 255 printable ASCII characters. Raises idempotency_key_missing or bad_request."""
         value = self._fields.get(b"idempotency-key")
         if not value:
-            raise refuse(
-                "idempotency_key_missing", "Send a new one with each purchase, the same one on a retry."
-            )
+            raise refuse("idempotency_key_missing", "Send a new one with each purchase, the same one on a retry.")
         key = value.decode("latin-1")
         if len(key) > _KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
-            raise refuse(
-                "bad_request", f"Idempotency-Key is 1 to {_KEY_LENGTH_MAX} printable ASCII characters, once."
-            )
+            raise refuse("bad_request", f"Idempotency-Key is 1 to {_KEY_LENGTH_MAX} printable ASCII characters, once.")
         return key
 
     def query(self, *names: str) -> dict[str, str]:
@@ -70,9 +79,13 @@ class Request:
         if not text:
             return {}
         found: dict[str, str] = {}
-        for name, values in parse_qs(text, keep_blank_values=True, max_num_fields=20).items():
+        try:
+            given = parse_qs(text, keep_blank_values=True, max_num_fields=_PARAMETERS_MAX)
+        except ValueError as error:
+            raise refuse("bad_request", f"At most {_PARAMETERS_MAX} parameters are read.") from error
+        for name, values in given.items():
             if name not in names:
-                raise Invalid(Fault(name[:50], "There is no such parameter."))
+                raise Invalid(Fault(name[:_FAULT_LETTERS_MAX], "There is no such parameter."))
             if len(values) > 1:
                 raise Invalid(Fault(name, "This parameter was given twice."))
             found[name] = values[0]
@@ -81,24 +94,39 @@ class Request:
     async def body(self) -> bytes:
         """The whole body. Raises too_large."""
         declared = self._fields.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self.body_bytes_max:
-            raise refuse("too_large", f"A body here has at most {self.body_bytes_max} bytes.")
+        if declared.isdigit() and int(declared[:20]) > self.body_bytes_max:
+            raise self._too_large()
         message = await self._receive()
         body: bytes = message.get("body", b"")
-        while message.get("more_body", False):
-            message = await self._receive()
-            body += message.get("body", b"")
-            if len(body) > self.body_bytes_max:
-                raise refuse("too_large", f"A body here has at most {self.body_bytes_max} bytes.")
+        if message.get("more_body", False):
+            gathered = bytearray(body)
+            while message.get("more_body", False) and len(gathered) <= self.body_bytes_max:
+                message = await self._receive()
+                gathered += message.get("body", b"")
+            body = bytes(gathered)
+        if len(body) > self.body_bytes_max:
+            raise self._too_large()
         if message["type"] == "http.disconnect":
             raise refuse("bad_request", "The request ended before its body did.")
         return body
 
     def check_json(self) -> None:
-        """Raises unsupported_media_type for anything but JSON."""
+        """Raises unsupported_media_type for anything but JSON in UTF-8."""
         value = self._fields.get(b"content-type", b"")
-        if value != b"application/json" and value.partition(b";")[0].strip().lower() != b"application/json":
+        if (value != b"application/json" and not is_json(value)) or self._fields.get(
+            b"content-encoding", b"identity"
+        ).lower() != b"identity":
             raise refuse("unsupported_media_type")
+
+    def _too_large(self) -> Refusal:
+        return refuse("too_large", f"At most {self.body_bytes_max} bytes are taken here.")
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether a Content-Type says JSON in UTF-8."""
+    media_type, _, parameters = content_type.lower().partition(b";")
+    charset = parameters.strip().removeprefix(b"charset=").strip(b'" ')
+    return media_type.strip() == b"application/json" and charset in (b"", b"utf-8", b"utf8")
 
 
 def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
@@ -106,13 +134,24 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise Invalid(_fault(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fault = _fault(str(error))
+    except _NO_JSON as error:
         raise refuse("broken_json") from error
+    # msgspec stopped at the first wrong value; what follows it may be no JSON at all.
+    try:
+        msgspec.json.decode(body)
+    except _NO_JSON as error:
+        raise refuse("broken_json") from error
+    raise Invalid(fault)
 
 
 def _fault(text: str) -> Fault:
     # msgspec says: "Expected `int`, got `str` - at `$.lines[0].quantity`"
     detail, _, path = text.partition(" - at `")
     pointer = path.removesuffix("`").removeprefix("$").replace("[", "/").replace("]", "").replace(".", "/")
-    return Fault(pointer, detail.replace("`", "") + ".")
+    # "Object contains unknown field `name`", "Object missing required field `name`"
+    about, is_field, name = detail.partition(" field `")
+    if is_field:
+        detail = about + " field"
+        pointer += "/" + name.removesuffix("`").replace("~", "~0").replace("/", "~1")
+    return Fault(pointer[:_FAULT_LETTERS_MAX], detail.replace("`", "")[:_FAULT_LETTERS_MAX] + ".")

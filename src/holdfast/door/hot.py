@@ -50,14 +50,16 @@ class Turnstile:
         self._all = Rate(settings.purchases_per_second / shares, max(settings.purchases_burst // shares, 1), keys_max=1)
         self._user = Rate(settings.user_purchases_per_second, settings.user_purchases_burst)
         self._under_way: set[tuple[UUID, str, str]] = set()
-        window = math.ceil(settings.user_purchases_burst / settings.user_purchases_per_second)
-        self.policy = (b"ratelimit-policy", b'"user";q=%d;w=%d' % (settings.user_purchases_burst, window))
+        self.policy = (b"ratelimit-policy", _policy("user", self._user).encode())
 
     def admit(self, user_id: UUID) -> None:
         """Counts one attempt. Raises rate_limited."""
-        wait = self._user.take(user_id) or self._all.take(None)
+        wait = self._user.take(user_id)
         if wait:
-            raise Refusal("rate_limited", headers={"Retry-After": str(math.ceil(wait))})
+            raise _rate_limited("user", self._user, wait)
+        wait = self._all.take(None)
+        if wait:
+            raise _rate_limited("all", self._all, wait)
 
     def remaining(self, user_id: UUID) -> tuple[bytes, bytes]:
         """The RateLimit header of a user."""
@@ -74,6 +76,20 @@ class Turnstile:
             yield
         finally:
             self._under_way.remove(held)
+
+
+def _policy(name: str, rate: Rate) -> str:
+    return f'"{name}";q={rate.burst};w={max(math.ceil(rate.burst / rate.per_second), 1)}'
+
+
+def _rate_limited(name: str, rate: Rate, wait: float) -> Refusal:
+    seconds = str(math.ceil(wait))
+    headers = {
+        "Retry-After": seconds,
+        "RateLimit-Policy": _policy(name, rate),
+        "RateLimit": f'"{name}";r=0;t={seconds}',
+    }
+    return Refusal("rate_limited", headers=headers)
 
 
 class OrderRoutes:
@@ -177,9 +193,14 @@ class TicketRoutes:
         if snapshot is None:
             raise refuse("not_found")
         headers = [JSON, (b"cache-control", b"no-cache"), (b"etag", snapshot.etag)]
-        if request.if_none_match == snapshot.etag:
+        if _is_unchanged(request.if_none_match, snapshot.etag):
             return Answer(304, headers[1:], b"")
         return Answer(200, headers, snapshot.body)
+
+
+def _is_unchanged(asked: bytes | None, etag: bytes) -> bool:
+    """Whether If-None-Match (RFC 9110: a list of tags, compared weakly, or *) names this tag."""
+    return asked is not None and (asked == etag or asked.strip() == b"*" or etag.removeprefix(b"W/") in asked)
 
 
 def _order_id(text: str) -> UUID:

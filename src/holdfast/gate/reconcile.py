@@ -20,10 +20,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Difference(NamedTuple):
-    """How one event's gate differs from PostgreSQL: tier -> free in the gate minus free in PostgreSQL."""
+    """How one event's gate differs from PostgreSQL: tier -> free in the gate minus free in PostgreSQL.
+
+    While there are leases nothing follows from it: their orders are on the way.
+    """
 
     event_id: UUID
     free: dict[UUID, int]
+    leases: int
 
 
 class Reconcile:
@@ -78,7 +82,7 @@ class Reconcile:
 
     async def _compare(self, event_id: UUID, epoch: int) -> None:
         difference = await compare(self._pool, self._gate, event_id)
-        if difference is None or not any(difference.free.values()):
+        if difference is None or difference.leases or not any(difference.free.values()):
             self._suspected.pop(event_id, None)
             return
         times, before = self._suspected.get(event_id, (0, difference))
@@ -114,7 +118,7 @@ async def compare(pool: Pool, gate: Gate, event_id: UUID) -> Difference | None:
         return None
     rows = await pool.fetch(SQL["free"], event_id)
     free = {row["tier_id"]: state.free.get(row["tier_id"], 0) - row["free"] for row in rows}
-    return Difference(event_id, free)
+    return Difference(event_id, free, state.leases)
 
 
 def _readable(difference: Difference) -> dict[str, int]:

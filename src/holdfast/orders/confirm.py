@@ -154,7 +154,7 @@ class Confirm:
     async def _leave_pending(self, payment: PaymentAsked) -> Order:
         try:
             await self._pool.execute(SQL["payment_pending"], payment.payment_id)
-            return (await read_orders(self._begin_writer, [payment.order_id]))[payment.order_id]
+            return (await read_orders(self._pool, [payment.order_id]))[payment.order_id]
         except AWAY as error:
             raise Busy("The outcome is not known yet: try again with the same key.") from error
 
@@ -189,20 +189,21 @@ class Confirm:
             rows = await self._sell_writer.fetch(SQL["confirm"], True, *columns)
         outcomes = {row["ordinal"]: row["outcome"] for row in rows}
         sold = [Sold(outcomes[ordinal]) for ordinal in range(1, len(batch) + 1)]
-        orders = await self._orders_of(batch)
+        orders = await self._orders_of(self._sell_writer, batch)
         for paid, one in zip(batch, sold, strict=True):
             one.order = orders.get(paid.payment_id)
         return sold
 
     async def _sell_late(self, paid: Paid) -> Sold:
         outcome = await self._pool.fetchval(SQL["confirm_late"], paid.payment_id, paid.ticket_ids)
-        orders = await self._orders_of([paid])
+        orders = await self._orders_of(self._pool, [paid])
         return Sold(outcome, orders.get(paid.payment_id))
 
-    async def _orders_of(self, batch: Sequence[Paid]) -> dict[UUID, Order]:
+    async def _orders_of(self, reader: "Writer | Pool", batch: Sequence[Paid]) -> dict[UUID, Order]:
+        # A writer is its batch's alone: whoever is outside of one reads through the pool.
         payments = [paid.payment_id for paid in batch]
-        rows = await self._sell_writer.fetch(SQL["orders_of_payments"], payments)
-        orders = await read_orders(self._sell_writer, [row["order_id"] for row in rows])
+        rows = await reader.fetch(SQL["orders_of_payments"], payments)
+        orders = await read_orders(reader, [row["order_id"] for row in rows])
         return {row["id"]: orders[row["order_id"]] for row in rows}
 
 

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from holdfast import ids
-from holdfast.engines.database import load_statements
+from holdfast.engines.database import Pool, load_statements
 from holdfast.errors import Busy, Refusal, refuse
 from holdfast.orders.order import Order, order_of_row, order_view
 from holdfast.orders.writer import Writer
@@ -105,9 +105,9 @@ async def find_earlier(writer: Writer, batch: Sequence[Reservation]) -> dict[tup
     }
 
 
-async def read_orders(writer: Writer, order_ids: Sequence[UUID]) -> dict[UUID, Order]:
+async def read_orders(reader: "Writer | Pool", order_ids: Sequence[UUID]) -> dict[UUID, Order]:
     """Orders by id, as their owners see them."""
-    return {row["id"]: order_of_row(row) for row in await writer.fetch(SQL["orders"], list(order_ids))}
+    return {row["id"]: order_of_row(row) for row in await reader.fetch(SQL["orders"], list(order_ids))}
 
 
 def _columns(batch: Sequence[Reservation]) -> list[list[Any]]:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _START = re.compile(r"<!--|<script(?=[\s/>])", re.IGNORECASE)
-_ATTRIBUTES = re.compile(r"""(?:[^>"']|"[^"]{0,2000}"|'[^']{0,2000}'){0,200}?>""")
-_TYPE = re.compile(r"""\btype\s*=\s*["']?\s*application/ld\+json\b""", re.IGNORECASE)
+_TYPE = re.compile(r"""\btype\s{0,9}=\s{0,9}["']?\s{0,9}application/ld\+json\b""", re.IGNORECASE)
 _END = re.compile(r"</script(?=[\s/>])", re.IGNORECASE)
-_OPENING_WRAPPER = re.compile(r"\s*(?:(?://|/\*)?\s*(?:<!--|<!\[CDATA\[)\s*(?:\*/)?\s*)+")
-_CLOSING_WRAPPER = re.compile(r"(?:(?://|/\*)?\s*(?:-->|\]\]>)\s*(?:\*/)?\s*){1,4}\Z")
-_WRAPPER_LENGTH_MAX = 64
 _ATTRIBUTES_LENGTH_MAX = 4_000
+
+# What pages put around the JSON, for browsers of long ago: //<![CDATA[ … //]]>, /*<![CDATA[*/ … /*]]>*/, <!-- … -->
+_OPENING_MARKS = ("//", "/*", "*/", "<!--", "<![CDATA[")
+_CLOSING_MARKS = ("//", "/*", "*/", "-->", "]]>")
+_MARKS_MAX = 6
 
 
 class Script(NamedTuple):
@@ -34,23 +35,28 @@ def json_scripts(page: str) -> Iterator[Script]:
                 return
             position = end + 3
             continue
-        attributes = _ATTRIBUTES.match(page, start.end(), start.end() + _ATTRIBUTES_LENGTH_MAX)
-        if attributes is None:
+        content = page.find(">", start.end(), start.end() + _ATTRIBUTES_LENGTH_MAX) + 1
+        if content == 0:
             position = start.end()
             continue
-        closing = _END.search(page, attributes.end())
+        closing = _END.search(page, content)
         position = len(page) if closing is None else closing.start()
-        if _TYPE.search(attributes[0]):
-            line += page.count("\n", counted, attributes.end())
-            counted = attributes.end()
-            yield Script(line, _unwrapped(page[attributes.end() : position]))
+        if _TYPE.search(page, start.end(), content):
+            line += page.count("\n", counted, content)
+            counted = content
+            yield Script(line, _unwrapped(page[content:position]))
 
 
 def _unwrapped(text: str) -> str:
-    """Without the comment or CDATA marks that some pages put around it."""
-    opening = _OPENING_WRAPPER.match(text)
-    if opening is not None:
-        # The lines before the content stay lines, for what a JSON error says.
-        text = "\n" * opening[0].count("\n") + text[opening.end() :]
-    tail = text[-_WRAPPER_LENGTH_MAX:]
-    return text[: len(text) - len(tail)] + _CLOSING_WRAPPER.sub("", tail.rstrip())
+    """Without the marks around it; the lines before what is left stay lines, for what is said of its errors."""
+    length = len(text)
+    inner = text.lstrip()
+    for _ in range(_MARKS_MAX):
+        for mark in _OPENING_MARKS:
+            inner = inner.removeprefix(mark).lstrip() if inner.startswith(mark) else inner
+    before = "\n" * text.count("\n", 0, length - len(inner))
+    inner = inner.rstrip()
+    for _ in range(_MARKS_MAX):
+        for mark in _CLOSING_MARKS:
+            inner = inner.removesuffix(mark).rstrip() if inner.endswith(mark) else inner
+    return before + inner

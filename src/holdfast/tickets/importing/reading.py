@@ -1,6 +1,7 @@
 """A catalogue's bytes to what was found in them: the encoding, the format, and the events that are there twice."""
 
 import codecs
+from itertools import islice
 
 from holdfast.tickets.importing import Format
 from holdfast.tickets.importing.csv_rows import read_csv
@@ -9,6 +10,8 @@ from holdfast.tickets.importing.jsonld import Document, NotJson, parse_json
 from holdfast.tickets.importing.jsonld_event import read_event
 from holdfast.tickets.importing.outcomes import REFUSALS_MAX, Candidate, Found, House, Place, Remark, TooMany
 
+# A page has a handful.
+_SCRIPTS_MAX = 10_000
 _NO_EVENT = "there is no schema.org Event in it"
 
 
@@ -44,7 +47,7 @@ def _sniffed(text: str) -> Format:
 
 
 def _read_page(text: str, house: House, found: Found) -> None:
-    scripts = list(json_scripts(text))
+    scripts = list(islice(json_scripts(text), _SCRIPTS_MAX))
     if not scripts:
         found.refuse(Place(line=1), "the page has no script of type application/ld+json")
     events = len(found.candidates) + len(found.refused)

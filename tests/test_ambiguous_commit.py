@@ -1,0 +1,104 @@
+"""A commit whose answer is lost: the same statement is run again, and the outcome is one order, known to its buyer."""
+
+import asyncio
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from box_office import Desk, assert_sound, audit, open_desk, put_on_sale
+from fault_proxy import FaultProxy, fault_proxy
+from holdfast import ids
+from holdfast.engines.database import Pool
+from holdfast.settings import Settings
+
+
+def through(url: str, port: int) -> str:
+    """The same database through a proxy on this port."""
+    parts = urlsplit(url)
+    return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{port}{parts.path}?sslmode=disable"
+
+
+def socket_of(url: str) -> Path:
+    """PostgreSQL's socket."""
+    return Path(parse_qs(urlsplit(url).query)["host"][0]) / ".s.PGSQL.5432"
+
+
+async def cut(desk: Desk, proxy: FaultProxy, operation: str) -> str:
+    """One operation whose committed answer is lost; its outcome."""
+    event = await put_on_sale(desk.pool, 10)
+    user = ids.new_id()
+    # Prepares the statements, so that the next use of each is one message that executes.
+    warm, _ = await desk.buy(user, "warm", event, 1)
+    await (desk.try_confirm(warm, "warm") if operation == "confirm" else desk.try_cancel(warm, "warm"))
+    order = None if operation == "create" else (await desk.buy(user, "key", event, 1))[0]
+    proxy.cut_when, proxy.cuts_left = b"", 1
+    if operation == "create":
+        made, is_new = await desk.buy(user, "key", event, 1)
+        outcome = f"{made.status}, new: {is_new}"
+    else:
+        assert order is not None
+        outcome = await (desk.try_confirm(order) if operation == "confirm" else desk.try_cancel(order))
+    assert proxy.cuts == 1, "the answer was not lost, so nothing was tested"
+    found = await audit(desk.pool, event)
+    assert_sound(found)
+    assert await desk.pool.fetchval("SELECT count(*) FROM orders.orders") == 2
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("operation", "outcome"),
+    [("create", "reserved, new: True"), ("confirm", "confirmed"), ("cancel", "cancelled")],
+)
+async def test_an_answer_lost_after_the_commit(settings: Settings, pool: Pool, operation: str, outcome: str) -> None:
+    url = settings.database_url.get_secret_value()
+    async with (
+        fault_proxy(socket_of(url)) as (proxy, port),
+        open_desk(settings, pool, database_url=through(url, port)) as desk,
+    ):
+        assert await cut(desk, proxy, operation) == outcome
+
+
+async def test_a_standby_wait_that_was_cancelled_is_not_taken_for_success(settings: Settings, pool: Pool) -> None:
+    admin = pool
+    async with open_desk(settings, pool) as desk:
+        event = await put_on_sale(pool, 10)
+        await desk.buy(ids.new_id(), "warm", event, 1)
+        await admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'a_standby_that_does_not_exist'")
+        await admin.execute("SELECT pg_reload_conf()")
+        try:
+            buying = asyncio.create_task(desk.buy(ids.new_id(), "key", event, 1))
+            first = await cancel_the_wait(admin)
+            # PostgreSQL reported success with a warning. The order is there, and nobody may be told so yet.
+            again = await waiting_backend(admin, other_than=None)
+            assert again == first
+            assert not buying.done()
+        finally:
+            await admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            await admin.execute("SELECT pg_reload_conf()")
+        order, is_new = await buying
+        assert (order.status, is_new) == ("reserved", True)
+        assert (await audit(pool, event)).held == 2
+
+
+async def cancel_the_wait(pool: Pool) -> int:
+    """Cancels the wait of the one commit that waits for a standby, as an impatient operator would."""
+    pid = await waiting_backend(pool, other_than=None)
+    xact = await pool.fetchval("SELECT query_start FROM pg_stat_activity WHERE pid = $1", pid)
+    await pool.execute("SELECT pg_cancel_backend($1)", pid)
+    async with asyncio.timeout(10):
+        while await pool.fetchval("SELECT query_start FROM pg_stat_activity WHERE pid = $1", pid) == xact:
+            await asyncio.sleep(0.01)
+    return pid
+
+
+async def waiting_backend(pool: Pool, other_than: int | None) -> int:
+    """The process that waits for a standby."""
+    async with asyncio.timeout(10):
+        while True:
+            pid: int | None = await pool.fetchval(
+                "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid IS DISTINCT FROM $1", other_than
+            )
+            if pid is not None:
+                return pid
+            await asyncio.sleep(0.01)

@@ -1,0 +1,98 @@
+"""Micro-batches clock themselves, are bounded, and a commit in one is never cancelled."""
+
+import asyncio
+
+import pytest
+
+from holdfast.errors import Busy, refuse
+from holdfast.orders.batch import Batcher
+
+
+class Bench:
+    """A batch function that waits until it is let go, and writes down what it was given."""
+
+    def __init__(self, *, size_max: int = 4, waiting_max: int = 8, seconds_max: float = 5.0) -> None:
+        self.batches: list[list[int]] = []
+        self.cancelled = False
+        self.go = asyncio.Event()
+        self.go.set()
+        self.batcher: Batcher[int, int] = Batcher(
+            "bench", self.run, size_max=size_max, waiting_max=waiting_max, seconds_max=seconds_max
+        )
+
+    async def run(self, batch: list[int]) -> list[int | BaseException]:
+        self.batches.append(batch)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return [refuse("sold_out") if ask < 0 else ask * 10 for ask in batch]
+
+
+async def test_an_idle_one_answers_at_once_and_a_busy_one_batches() -> None:
+    bench = Bench()
+    answers = await asyncio.gather(*(bench.batcher.submit(ask) for ask in range(6)))
+    assert answers == [0, 10, 20, 30, 40, 50]
+    assert bench.batches == [[0, 1, 2, 3], [4, 5]]
+    assert bench.batcher.waiting == 0
+
+
+async def test_one_bad_ask_fails_alone() -> None:
+    bench = Bench()
+    answers = await asyncio.gather(*(bench.batcher.submit(ask) for ask in (1, -1, 2)), return_exceptions=True)
+    assert [answers[0], answers[2]] == [10, 20]
+    assert "sold_out" in str(answers[1])
+
+
+async def test_a_full_queue_turns_away_before_any_work() -> None:
+    bench = Bench()
+    bench.go.clear()
+    waiting = [bench.batcher.submit(ask) for ask in range(8)]
+    with pytest.raises(Busy):
+        bench.batcher.submit(8)
+    bench.go.set()
+    assert await asyncio.gather(*waiting) == [ask * 10 for ask in range(8)]
+    assert await bench.batcher.submit(9) == 90
+
+
+async def test_a_buyer_who_leaves_does_not_cancel_the_batch() -> None:
+    bench = Bench()
+    bench.go.clear()
+    leaving, staying = bench.batcher.submit(1), bench.batcher.submit(2)
+    await asyncio.sleep(0)
+    leaving.cancel()
+    bench.go.set()
+    assert await staying == 20
+    assert bench.batches == [[1, 2]]
+    assert not bench.cancelled
+
+
+async def test_a_deadline_abandons_the_waiter_and_never_the_batch() -> None:
+    bench = Bench(seconds_max=0.05)
+    bench.go.clear()
+    under_way, queued = bench.batcher.submit(1), None
+    await asyncio.sleep(0)
+    queued = bench.batcher.submit(2)
+    for future in (under_way, queued):
+        with pytest.raises(Busy, match="same key"):
+            await future
+    with pytest.raises(Busy):
+        bench.batcher.submit(3)
+    bench.go.set()
+    await bench.batcher.drain()
+    assert not bench.cancelled
+    assert bench.batches == [[1]], "what was queued was turned away and is not run behind its buyer's back"
+    assert await bench.batcher.submit(4) == 40
+
+
+async def test_drain_waits_for_what_is_under_way() -> None:
+    bench = Bench()
+    bench.go.clear()
+    waiting = [bench.batcher.submit(ask) for ask in range(6)]
+    draining = asyncio.create_task(bench.batcher.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    bench.go.set()
+    await draining
+    assert all(future.done() for future in waiting)
