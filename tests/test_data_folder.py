@@ -78,8 +78,11 @@ def test_one_up_at_a_time(tmp_path: Path) -> None:
 def test_a_process_started_meanwhile_does_not_keep_the_lock(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path / "data")
     folder.open()
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
     try:
+        assert child.stdout is not None
+        child.stdout.readline()
         folder.close()
         with opened(tmp_path / "data"):
             assert child.poll() is None

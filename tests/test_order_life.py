@@ -115,8 +115,8 @@ async def test_expiry_gives_tickets_and_limit_back(desk: Desk) -> None:
 async def test_the_limit_holds_for_the_person_across_orders(
     settings: Settings, pool: Pool, gate_url: str | None
 ) -> None:
-    changed = {} if gate_url is None else {"gate_url": gate_url}
-    async with open_desk(settings, pool, **changed) as desk:
+    url = settings.gate_url.get_secret_value() if gate_url is None else gate_url
+    async with open_desk(settings, pool, gate_url=url) as desk:
         event = await put_on_sale(pool, 100, tickets_per_user_max=3)
         alice = ids.new_id()
         outcomes = await asyncio.gather(*(desk.try_buy(alice, f"key {n}", event, 1) for n in range(10)))
@@ -135,7 +135,9 @@ async def test_confirm_cancel_and_expiry_race_to_one_end(desk: Desk) -> None:
     async def confirm_or_cancel(number: int) -> tuple[str, str]:
         return await asyncio.gather(desk.try_confirm(orders[number]), desk.try_cancel(orders[number]))
 
-    *ends, _ = await asyncio.gather(*(confirm_or_cancel(number) for number in range(60)), expire())
+    expiring = asyncio.create_task(expire())
+    ends = await asyncio.gather(*(confirm_or_cancel(number) for number in range(60)))
+    await expiring
     for order, end in zip(orders, ends, strict=True):
         status = await desk.pool.fetchval("SELECT status FROM orders.orders WHERE id = $1", order_ids(order)[0])
         assert (end[0] == "confirmed") == (status == "confirmed")

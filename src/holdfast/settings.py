@@ -6,7 +6,7 @@ is refused at start with the sentence that mends it.
 
 from pathlib import Path
 from typing import Annotated, Self
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -113,8 +113,10 @@ class Settings(BaseSettings):
     @field_validator("house_time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError(f"{value!r} is not an IANA time zone; write one such as Asia/Taipei")
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{value!r} is not an IANA time zone; write one such as Asia/Taipei") from error
         return value
 
     @model_validator(mode="after")

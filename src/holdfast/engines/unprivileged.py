@@ -27,9 +27,7 @@ def unprivileged_prefix() -> tuple[str, ...]:
         raise Mendable(f"PostgreSQL does not run as {who}, and unshare (util-linux) is missing: {_INSTEAD}.")
     prefix = (unshare, "-U", f"--map-user={inner.pw_uid}", f"--map-group={inner.pw_gid or inner.pw_uid}")
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:  # noqa: S603
-        raise Mendable(
-            f"PostgreSQL does not run as {who}, and this system allows no user namespaces: {_INSTEAD}."
-        )
+        raise Mendable(f"PostgreSQL does not run as {who}, and this system allows no user namespaces: {_INSTEAD}.")
     return prefix
 
 
