@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer.main
 from pydantic_core import PydanticUndefined
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from holdfast.cli.main import build_app
 from holdfast.settings import ENV_PREFIX, Settings
@@ -63,12 +64,12 @@ def test_the_control_a_path_of_a_machine_is_seen() -> None:
     assert not _MACHINE_PATH.search("GET /users/me and tests/conftest.py")
 
 
-def command_of(words: list[str]) -> tuple[typer.main.TyperGroup | typer.core.TyperCommand, list[str]]:
+def command_of(words: list[str]) -> tuple[TyperGroup | TyperCommand, list[str]]:
     """The command that these words begin with, and the words after it."""
-    command: object = typer.main.get_command(build_app([]))
-    while words and isinstance(command, typer.core.TyperGroup) and words[0] in command.commands:
+    command: object = get_command(build_app([]))
+    while words and isinstance(command, TyperGroup) and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
-    assert isinstance(command, typer.core.TyperGroup | typer.core.TyperCommand)
+    assert isinstance(command, TyperGroup | TyperCommand)
     return command, words
 
 
@@ -87,7 +88,7 @@ def test_every_command_is_there_with_its_options(document: Path) -> None:
 def test_readme_names_every_command() -> None:
     group, _ = command_of([])
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert isinstance(group, typer.core.TyperGroup)
+    assert isinstance(group, TyperGroup)
     for name, command in group.commands.items():
         names = [f"{name} {part}" for part in getattr(command, "commands", {})] or [name]
         assert all(f"`holdfast {each}`" in readme for each in names), name

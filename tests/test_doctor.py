@@ -1,7 +1,7 @@
 """`holdfast doctor`: OK where all is well, FAIL for each kind of damage, OK again once it is mended."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from holdfast import clock, ids
 from holdfast.doctor.checks import Check
 from holdfast.doctor.examine import examine
 from holdfast.errors import Mendable
-from holdfast.gate.gate import hold_of
+from holdfast.gate.gate import Gate, hold_of
 from holdfast.gate.load import load_gate
 from holdfast.settings import Settings
 from running_up import command
@@ -31,7 +31,7 @@ class Ward(NamedTuple):
     ) -> dict[str, Check]:
         """The checks that are not OK."""
         settings = Settings(**{**self.desk.settings.model_dump(), **changed})
-        found = await examine(settings, patience_seconds, repair=repair)
+        found = await examine(settings, patience, repair=repair)
         assert all(check.mend for check in found.checks if not check.ok), "what fails says what mends it"
         return {check.name: check for check in found.checks if not check.ok}
 
@@ -41,7 +41,7 @@ class Ward(NamedTuple):
 
 
 @pytest.fixture
-async def ward(desk: Desk) -> AsyncIterator[Ward]:
+async def ward(desk: Desk) -> Ward:
     event = await put_on_sale(desk.pool, 10)
     await load_gate(desk.pool, desk.gate, event.id)
     for who, end in (("confirmed", desk.try_confirm), ("cancelled", desk.try_cancel)):
@@ -50,7 +50,7 @@ async def ward(desk: Desk) -> AsyncIterator[Ward]:
     await desk.buy(ids.new_id(), "reserved", event, 1)
     await desk.relay()
     await desk.reserve.drain()
-    yield Ward(desk, event)
+    return Ward(desk, event)
 
 
 async def test_where_all_is_well_everything_is_ok(ward: Ward) -> None:
@@ -140,24 +140,25 @@ async def test_a_gate_of_another_epoch_is_seen_and_repaired(ward: Ward) -> None:
     assert await ward.failing(repair=True) == {}
 
 
-async def test_a_lease_that_nobody_ends_is_seen(settings: Settings, ward: Ward) -> None:
-    gate_settings = Settings(**{**settings.model_dump(), "lease_seconds": 1, "journal_seconds_max": 0.5})
-    from holdfast.gate.gate import Gate
-
-    gate = Gate(gate_settings)
+async def test_a_lease_that_nobody_ends_is_seen(ward: Ward) -> None:
+    gate = Gate(Settings(**{**ward.desk.settings.model_dump(), "lease_seconds": 1, "journal_seconds_max": 0.5}))
     await gate.open()
     epoch = await ward.desk.pool.fetchval("SELECT epoch FROM tickets.gates WHERE event_id = $1", ward.event.id)
     user = ids.new_id()
     ask: list[str | int] = [f"{user.hex}:lost", 4, user.hex, ward.event.tiers[0].hex, 1]
     assert await gate.reserve(ward.event.id, epoch, [], [ask]) == ["held"]
+    assert await ward.failing() == {}, "its order may still be on the way"
+    while not await gate.lapsed(ward.event.id, epoch, 1):
+        await asyncio.sleep(0.05)
     await gate.close()
-    failing = await ward.failing(1.5)
+    failing = await ward.failing()
     assert "1 leases" in failing["leases"].detail
 
 
 async def test_a_consumer_that_stands_still_is_seen(ward: Ward) -> None:
     await ward.execute(
-        "INSERT INTO outbox.events (kind, subject, version, scope, occurred_at) VALUES ('event.changed', $1, 2, $1, $2)",
+        "INSERT INTO outbox.events (kind, subject, version, scope, occurred_at) "
+        "VALUES ('event.changed', $1, 2, $1, $2)",
         ward.event.id,
         clock.utc_now() - timedelta(minutes=1),
     )
@@ -169,8 +170,6 @@ async def test_a_consumer_that_stands_still_is_seen(ward: Ward) -> None:
 
 
 async def test_what_is_mended_while_it_looks_is_ok(ward: Ward) -> None:
-    import asyncio
-
     await ward.execute("UPDATE tickets.stock SET held = held + 1")
     looking = asyncio.create_task(ward.failing(10))
     await asyncio.sleep(0.2)

@@ -1,6 +1,6 @@
 """The audit of a rush sees every kind of damage, and nothing where there is none."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import pytest
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
 
 
 @pytest.fixture
-async def scene(desk: Desk) -> AsyncIterator[Scene]:
+async def scene(desk: Desk) -> Scene:
     event = await put_on_sale(desk.pool, CAPACITY, tickets_per_user_max=2)
     await load_gate(desk.pool, desk.gate, event.id)
     ledger = Ledger()
@@ -51,7 +51,7 @@ async def scene(desk: Desk) -> AsyncIterator[Scene]:
     ledger.confirmed(order_ids(order)[0], [row["id"] for row in issued])
     ledger.cancelled(order_ids(bobs)[0])
     await desk.relay()
-    yield Scene(desk, event, ledger, order)
+    return Scene(desk, event, ledger, order)
 
 
 async def test_where_all_is_well_it_finds_nothing(scene: Scene) -> None:
@@ -83,7 +83,8 @@ async def undo_the_cancel(scene: Scene) -> None:
 
 async def exchange_a_ticket(scene: Scene) -> None:
     await scene.execute(
-        "UPDATE orders.tickets SET id = gen_random_uuid() WHERE id = (SELECT id FROM orders.tickets ORDER BY id LIMIT 1)"
+        "UPDATE orders.tickets SET id = gen_random_uuid() "
+        "WHERE id = (SELECT id FROM orders.tickets ORDER BY id LIMIT 1)"
     )
 
 

@@ -95,7 +95,8 @@ class Gates:
         if state.epoch != epoch or not state.is_open:
             return f"epoch {state.epoch} for {epoch}, {'open' if state.is_open else 'being loaded'}"
         difference = await compare(self._pool, self._gate, event_id)
-        if difference is None or not any(difference.free.values()):
+        if difference is None or difference.leases or not any(difference.free.values()):
+            # While there are leases their orders are on the way; one that is overdue is a finding of its own.
             return None
         apart = {ids.encode(ids.TIER, tier): count for tier, count in difference.free.items() if count}
         return ", ".join(f"{tier} {count:+d} free" for tier, count in sorted(apart.items()))
