@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -210,32 +211,33 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Server]:
-    """A server process with these settings, ready once this begins."""
+    """A server process with these settings, ready once this begins; it must end well and have nothing to regret."""
     parent_reads, parent_writes = os.pipe()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener, TemporaryFile() as log:
+        urls = {name: getattr(settings, name).get_secret_value() for name in ("database_url", "gate_url")}
         given = {
-            "settings": settings.model_dump(mode="json")
-            | {
-                "database_url": settings.database_url.get_secret_value(),
-                "gate_url": settings.gate_url.get_secret_value(),
-            },
+            "settings": settings.model_dump(mode="json") | urls,
             "fd": listener.fileno(),
             "parent_pipe": parent_reads,
         }
+        keep = (parent_reads, listener.fileno())
         with subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, pass_fds=(parent_reads, listener.fileno()), text=True
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=keep
         ) as process:
             os.close(parent_reads)
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(given))
+                process.stdin.write(json.dumps(given).encode())
                 process.stdin.close()
                 port = listener.getsockname()[1]
                 httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).raise_for_status()
                 yield Server(port)
             finally:
                 os.close(parent_writes)
-                assert process.wait(30) == 0
+                status = process.wait(30)
+                log.seek(0)
+                said = log.read().decode()
+                assert (status, "Traceback" in said, "unexpected error" in said) == (0, False, False), said
 
 
 def _main() -> None:

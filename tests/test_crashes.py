@@ -30,6 +30,11 @@ class Rush:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=progress, env=environment_of(up.home),
             )  # fmt: skip
 
+    def end(self) -> None:
+        """Ends it, if it has not."""
+        self.process.kill()
+        self.process.wait()
+
     def result(self) -> dict[str, Any]:
         """Its report, once it has ended."""
         status = self.process.wait(150)
@@ -59,22 +64,30 @@ asyncio.run(count())
 
 
 def kill(up: Up, victim: str) -> None:
-    """kill -9 of one kind of process."""
+    """kill -9 of one process of this kind; returns when another has taken its place."""
+    before = pids_of(up, victim)
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: len(pids_of(up, victim)) == len(before) and pids_of(up, victim) != before, 60)
+
+
+def pids_of(up: Up, victim: str) -> set[int]:
+    """The processes of one kind; of PostgreSQL the first one."""
     if victim == "postgresql":
-        os.kill(up.postmaster(), signal.SIGKILL)
-    elif victim == "valkey":
-        [engine] = [one for one in up.engines() if one.pid not in _backends(up)]
-        os.kill(engine.pid, signal.SIGKILL)
-    else:
-        for child in up.folder.running().children:
-            if victim in Path(f"/proc/{child.pid}/comm").read_text():
-                os.kill(child.pid, signal.SIGKILL)
-                return
-        raise AssertionError(f"there is no {victim} to kill")
+        try:
+            return {up.postmaster()} & {engine.pid for engine in up.engines()}
+        except (OSError, ValueError, IndexError):
+            return set()
+    if victim == "valkey":
+        return {engine.pid for engine in up.engines() if "valkey" in name_of(engine.pid)}
+    return {child.pid for child in up.folder.running().children if victim in name_of(child.pid)}
 
 
-def _backends(up: Up) -> set[int]:
-    return {one.pid for one in up.engines() if "postgres" in Path(f"/proc/{one.pid}/comm").read_text()}
+def name_of(pid: int) -> str:
+    """The name of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return ""
 
 
 def assert_nothing_lost(report: dict[str, Any]) -> None:
@@ -86,8 +99,8 @@ def assert_nothing_lost(report: dict[str, Any]) -> None:
 
 def rush_through(tmp_path: Path, victims: list[str]) -> None:
     up = Up(tmp_path / "home", "--no-demo").wait_ready()
+    rush = Rush(up)
     try:
-        rush = Rush(up)
         wait_until(lambda: orders_of(up) > 20, 60)
         for victim in victims:
             kill(up, victim)
@@ -96,6 +109,7 @@ def rush_through(tmp_path: Path, victims: list[str]) -> None:
         doctor = command("doctor", "--json", "--data", str(up.data), home=up.home)
         assert json.loads(doctor.stdout)["ok"], doctor.stdout
     finally:
+        rush.end()
         assert up.stop() == 0
     assert up.everything() == []
 
@@ -127,6 +141,5 @@ def test_everything_is_killed_and_started_again(tmp_path: Path, seed: int) -> No
         up = Up(tmp_path / "home", "--no-demo", "--port", port).wait_ready()
         assert_nothing_lost(rush.result())
     finally:
-        rush.process.kill()
-        rush.process.wait()
+        rush.end()
         assert up.stop() == 0

@@ -136,7 +136,7 @@ def test_every_file_is_there(document: Path) -> None:
     for text in code_of(document):
         if "\n" in text or text in generated | future or not _FILE.fullmatch(text):
             continue
-        places = [base / text for base in (ROOT, PACKAGE, PACKAGE / "schema" / "versions", document.parent)]
+        places = [base / text for base in (ROOT, ROOT / "tests", PACKAGE, PACKAGE / "schema" / "versions")]
         assert any(place.exists() for place in places), text
 
 

@@ -31,7 +31,7 @@ class Ward(NamedTuple):
     ) -> dict[str, Check]:
         """The checks that are not OK."""
         settings = Settings(**{**self.desk.settings.model_dump(), **changed})
-        found = await examine(settings, patience, repair=repair)
+        found = await examine(settings, patience_seconds, repair=repair)
         assert all(check.mend for check in found.checks if not check.ok), "what fails says what mends it"
         return {check.name: check for check in found.checks if not check.ok}
 

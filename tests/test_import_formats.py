@@ -407,6 +407,10 @@ def test_offers_in_two_currencies() -> None:
         (b"", "empty"),
         (b"\xef\xbb\xbf\r\n", "empty"),
         (b"name;price\n", "no column starts_at, capacity"),
+        (b"name;starts_at;price;capacity\n;;;\n", "no row"),
+        (b'{"@type": "Event", "subEvent": 1}', "no schema.org Event"),
+        (b"[" + b"[]," * 1_000_000 + b"[]]", "more than 1000000 objects"),
+        (b"name,starts_at,price,capacity\n" + b"E,2027-03-01,1,\n" * 10_001, "after 10000 refusals"),
         (b"name,name,starts_at,price,capacity\n", "more than one column name"),
     ],
 )
@@ -429,6 +433,12 @@ def test_csv_as_spreadsheets_write_it(delimiter: str, encoding: str, line_end: s
     text = line_end.join(delimiter.join(cells) for cells in lines)
     event = one(text.encode(encoding), kind="csv")
     assert (event.name, event.tiers[0].price_amount, event.tiers[0].currency) == ("音樂會", 80_000, "TWD")
+
+
+def test_a_file_has_so_many_rows() -> None:
+    found = read(f"{HEADER}\n" + "E,2027-03-01,1,1\n" + "\n".join(f"E{n},2027-03-01,1,1" for n in range(100_001)))
+    assert len(found.candidates) == 50_000
+    assert [remark.reason for remark in found.refused] == ["after 50000 events the rest was not read"]
 
 
 def test_rows_with_an_id_are_one_event() -> None:

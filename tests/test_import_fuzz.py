@@ -90,7 +90,8 @@ def test_arbitrary_bytes(data: bytes, kind: Format | None) -> None:
 @given(documents | events | st.lists(events, max_size=3))
 def test_arbitrary_documents(document: Any) -> None:
     found = read(json.dumps(document).encode(), "json")
-    assert found.candidates or found.refused or "subEvent" in json.dumps(document)
+    # Nothing passes in silence.
+    assert found.candidates or found.refused
 
 
 @given(st.lists(events | st.text(max_size=20), max_size=3), st.text(max_size=10), st.integers(0, 400))

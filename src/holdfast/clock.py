@@ -6,6 +6,7 @@ cheap refusals, time-outs and what a reply says the server's time is.
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
 def utc_now() -> datetime:
@@ -23,6 +24,7 @@ def monotonic_seconds() -> float:
     return time.monotonic()
 
 
+@lru_cache(maxsize=1024)  # the orders of a batch share their moments
 def rfc3339(moment: datetime) -> str:
     """An aware datetime as RFC 3339 in UTC with milliseconds: `2026-11-22T05:06:07.890Z`."""
     if moment.tzinfo is not UTC:

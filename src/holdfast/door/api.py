@@ -172,7 +172,10 @@ class _Body:
         if self._read:
             return await self._receive()
         self._read = True
-        headers = dict(self._scope["headers"])
+        headers: dict[bytes, bytes] = {}
+        for name, value in self._scope["headers"]:
+            # Twice is as good as wrong: no two readers may choose differently.
+            headers[name] = value if name not in headers else b"\x00"
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > self._bytes_max:
             raise self._too_large()

@@ -140,6 +140,8 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     # msgspec stopped at the first wrong value; what follows it may be no JSON at all.
     try:
         msgspec.json.decode(body)
+    except msgspec.ValidationError:
+        pass  # a number that Python cannot hold
     except _NO_JSON as error:
         raise refuse("broken_json") from error
     raise Invalid(fault)

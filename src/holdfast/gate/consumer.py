@@ -17,6 +17,9 @@ from holdfast.gate.gate import Gate, GateAway, GateStale, Keyed, hold_key, hold_
 from holdfast.gate.load import SQL, load_gate
 from holdfast.outbox.consume import Consumer, OutboxRow
 
+_VERSION_ENDED = 2
+"""An order is made at version 1 and ends at 2; only a late payment takes it further."""
+
 _KINDS = ("gate.missed", "order.cancelled", "order.expired", "order.confirmed", "event.changed")
 
 
@@ -58,13 +61,13 @@ def gate_consumer(pool: Pool, gate: Gate) -> Consumer:
 def _add(told: Told, row: OutboxRow, change: Any) -> None:
     told.epoch = change["epoch"]
     key = hold_key(change["user_id"], change["idempotency_key"])
-    # An order that took its tickets anew, for a late payment, did so under a key of its own: the first was released.
-    anew = f"{key}~{row.version}"
+    if row.version > _VERSION_ENDED:
+        # It took its tickets anew, for a late payment, under a key of its own: the first was released when it expired.
+        key += f"\x01{row.version}"
     if row.kind == "gate.missed":
-        hold = hold_of(change["user_id"], change["tier_ids"], change["quantities"])
-        told.settle.append((key if row.version == 1 else anew, hold))
+        told.settle.append((key, hold_of(change["user_id"], change["tier_ids"], change["quantities"])))
     elif row.kind == "order.confirmed":
-        told.forget += (key, anew)
+        told.forget.append(key)
     else:
         told.release.append(key)
 

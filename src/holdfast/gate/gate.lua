@@ -13,7 +13,8 @@
 
 -- `redis` is a name that Valkey knows too; what it offers while a library is loaded has no `call` yet.
 
-local TOMBSTONE_MS = 600000
+-- Longer than a settle can be late: a lease lasts 30 s at most.
+local TOMBSTONE_MS = 120000
 
 local function now_ms()
     local time = redis.call('TIME')

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from holdfast import ids
+from holdfast import clock, ids
 from holdfast.engines.database import Pool, load_statements
 from holdfast.errors import Busy, Refusal, refuse
 from holdfast.orders.order import Order, order_of_row, order_view
@@ -66,12 +66,16 @@ async def write_orders(writer: Writer, batch: Sequence[Reservation]) -> list[Wri
     made = set(row["made"])
     retried = [reservation for reservation in batch if reservation.id not in made]
     earlier = await find_earlier(writer, retried) if retried else {}
+    now = clock.utc_now()
+    seconds = {reservation.sale.hold_seconds for reservation in batch}
+    ends = {hold_seconds: row["made_at"] + timedelta(seconds=hold_seconds) for hold_seconds in seconds}
     answers = []
     for reservation in batch:
         if reservation.id in refused:
             answers.append(Written(refusal=refuse(refused[reservation.id])))
         elif reservation.id in made:
-            answers.append(Written(order=_view(reservation, row["made_at"]), is_new=True))
+            expires_at = ends[reservation.sale.hold_seconds]
+            answers.append(Written(order=_view(reservation, row["made_at"], expires_at, now), is_new=True))
         else:
             found = earlier.get((reservation.user_id, reservation.idempotency_key))
             answers.append(found.answer(reservation) if found else Written(refusal=Busy("Try again.")))
@@ -142,7 +146,7 @@ def _columns(batch: Sequence[Reservation]) -> list[list[Any]]:
     ]
 
 
-def _view(reservation: Reservation, made_at: datetime) -> Order:
+def _view(reservation: Reservation, made_at: datetime, expires_at: datetime, now: datetime) -> Order:
     return order_view(
         reservation.id,
         reservation.user_id,
@@ -154,5 +158,6 @@ def _view(reservation: Reservation, made_at: datetime) -> Order:
         reservation.total_amount,
         reservation.currency,
         made_at,
-        made_at + timedelta(seconds=reservation.sale.hold_seconds),
+        expires_at,
+        now,
     )

@@ -102,9 +102,9 @@ def order_view(
     currency: str,
     created_at: datetime,
     expires_at: datetime,
+    now: datetime,
 ) -> Order:
-    """The wire form of an order. A reserved one counts down to its end; any other has none to count to."""
-    now = clock.utc_now()
+    """The wire form of an order at the moment `now`. A reserved one counts down to its end; others have none."""
     left = (expires_at - now).total_seconds() if status == "reserved" else 0.0
     return Order(
         id=ids.encode(ids.ORDER, order_id),
@@ -137,6 +137,7 @@ def order_of_row(row: Any) -> Order:
         row["currency"],
         row["created_at"],
         row["expires_at"],
+        clock.utc_now(),
     )
     if row["ended_at"] is not None:
         order.ended_at = clock.rfc3339(row["ended_at"])

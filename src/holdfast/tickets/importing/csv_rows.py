@@ -45,6 +45,7 @@ _REQUIRED = ("name", "starts_at", "price", "capacity")
 _DELIMITERS = ",;\t"
 # A row goes on over so many lines at most: a quote that nobody closed must not swallow the file.
 _ROW_LINES_MAX = 200
+_ROWS_MAX = 100_000
 
 Row = dict[str, str]
 
@@ -66,8 +67,13 @@ def read_csv(text: str, house: House, found: Found) -> None:
     columns = [_column(cell) for cell in header[1]]
     if not _usable(columns, header[0], house, found):
         return
-    for group in _grouped(records, columns, found):
+    groups = _grouped(islice(records, _ROWS_MAX), columns, found)
+    if not groups and not found.refused:
+        found.refuse(Place(header[0]), "there is no row below the header")
+    for group in groups:
         _read_event(group, house, found)
+    if (rest := next(records, None)) is not None:
+        found.refuse(Place(rest[0]), f"the file has more than {_ROWS_MAX} rows: from here on it was not read")
 
 
 def _records(text: str, found: Found) -> Iterator[tuple[int, list[str]]]:
@@ -80,7 +86,11 @@ def _records(text: str, found: Found) -> Iterator[tuple[int, list[str]]]:
         if not lines[index].strip(" \t\r\n,;"):
             index += 1
             continue
-        reader = csv.reader(islice(lines, index, index + _ROW_LINES_MAX), delimiter=delimiter, strict=True)
+        reader = csv.reader(
+            map(lines.__getitem__, range(index, min(index + _ROW_LINES_MAX, len(lines)))),
+            delimiter=delimiter,
+            strict=True,
+        )
         try:
             cells = next(reader)
         except csv.Error as error:
@@ -145,7 +155,7 @@ def _read_event(group: _Rows, house: House, found: Found) -> None:
         except Untakable as error:
             found.refuse(error.place, error.reason)
     if event is not None and (tiers or event.standing != "scheduled"):
-        found.candidates.append(
+        found.take(
             Candidate(
                 place=event.place,
                 key=event.key,

@@ -21,8 +21,11 @@ _SUB_EVENTS = ("subEvent", "subEvents")
 _NOT_DOWN = frozenset(f"{prefix}superEvent" for prefix in _PREFIXES)
 
 
+NODES_MAX = 1_000_000
+
+
 class Document:
-    """A JSON-LD document, its nodes findable by their @id."""
+    """A JSON-LD document, its nodes findable by their @id. Raises NotJson for more than NODES_MAX objects and lists."""
 
     def __init__(self, root: object) -> None:
         self.root = root
@@ -34,23 +37,15 @@ class Document:
 
     def events(self, place: Place) -> Iterator[tuple[Place, Node]]:
         """Every event of the document with its place, in the order they stand in."""
-        waiting: list[tuple[Place, object]] = [(place, self.root)]
-        while waiting:
-            here, value = waiting.pop()
-            below: list[tuple[Place, object]] = []
-            if isinstance(value, list):
-                below = [(here.at(index), item) for index, item in enumerate(value)]
-            elif isinstance(value, dict):
-                is_event = is_of_event_type(value)
-                if is_event and not _is_reference(value):
-                    yield here, value
-                below = [
-                    (here.at(key), item)
-                    for key, item in value.items()
-                    if isinstance(item, dict | list)
-                    and (_local(key) in _SUB_EVENTS if is_event else key not in _NOT_DOWN)
-                ]
-            waiting += reversed(below)
+        levels = [iter([(place, self.root)])]
+        while levels:
+            here, value = next(levels[-1], (None, None))
+            if here is None:
+                levels.pop()
+                continue
+            if isinstance(value, dict) and is_of_event_type(value) and not _is_reference(value):
+                yield here, value
+            levels.append(_below(here, value))
 
     def resolved(self, node: Node) -> Node:
         """The node that a mere reference, `{"@id": …}`, points to, where the document has it."""
@@ -136,14 +131,33 @@ def is_true(value: object) -> bool:
     return value is True or (local_name(value) or "").lower() == "true"
 
 
+def _below(place: Place, value: object) -> Iterator[tuple[Place, object]]:
+    """What stands in an object or a list and may have events in it."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, dict | list):
+                yield place.at(index), item
+    elif isinstance(value, dict):
+        is_event = is_of_event_type(value)
+        for key, item in value.items():
+            if isinstance(item, dict | list) and (_local(key) in _SUB_EVENTS if is_event else key not in _NOT_DOWN):
+                yield place.at(key), item
+
+
 def _nodes(root: object) -> Iterator[Node]:
     waiting = [root]
+    count = 0
     while waiting:
         value = waiting.pop()
+        if not isinstance(value, dict | list):
+            continue
+        count += 1
+        if count > NODES_MAX:
+            raise NotJson(f" that can be read: it has more than {NODES_MAX} objects and lists")
         if isinstance(value, dict):
             yield value
             waiting += value.values()
-        elif isinstance(value, list):
+        else:
             waiting += value
 
 

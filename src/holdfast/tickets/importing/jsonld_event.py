@@ -39,7 +39,7 @@ def read_event(document: Document, node: Node, place: Place, house: House, found
     if _is_frame(node):
         return
     try:
-        found.candidates.append(_candidate(document, node, place, house, found))
+        found.take(_candidate(document, node, place, house, found))
     except Untakable as error:
         found.refuse(error.place, error.reason)
 

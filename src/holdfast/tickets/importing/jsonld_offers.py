@@ -134,7 +134,7 @@ def _stated_prices(document: Document, offer: _Offer) -> list[tuple[Node, str, o
     if low is not None:
         high = prop(offer.node, "highPrice")[1]
         if high is not None and not _same_number(low, high):
-            raise Untakable(offer.place, f"has a range of prices ({low} to {high}), not the offers one by one")
+            raise Untakable(offer.place, "has a range of prices (lowPrice to highPrice), not the offers one by one")
         return [(offer.node, low_key, low, offer.place)]
     key, value = prop(offer.node, "priceSpecification")
     specified = []

@@ -8,8 +8,11 @@ import msgspec
 
 from holdfast.tickets.event_fields import EventFields, TierFields
 
+EVENTS_MAX = 50_000
 REFUSALS_MAX = 10_000
-"""Beyond so many the rest of a catalogue is not read: it is none."""
+"""Beyond so many the rest of a catalogue is not read."""
+
+POINTER_LENGTH_MAX = 300
 
 Standing = Literal["scheduled", "cancelled", "postponed"]
 
@@ -23,7 +26,9 @@ class Place(msgspec.Struct, frozen=True):
     def at(self, *steps: str | int) -> "Place":
         """A place below this one."""
         below = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
-        return Place(self.line, (self.pointer or "") + below)
+        pointer = (self.pointer or "") + below
+        # Keys may be as long as the file; what is kept for each of its events may not.
+        return Place(self.line, pointer if len(pointer) <= POINTER_LENGTH_MAX else pointer[:POINTER_LENGTH_MAX] + "…")
 
 
 class Remark(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,7 +49,7 @@ class Untakable(Exception):
 
 
 class TooMany(Exception):
-    """So much was refused that the rest is not read."""
+    """The rest is not read, since there is more than a catalogue has: how much of what."""
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +86,17 @@ class Found(msgspec.Struct):
     refused: list[Remark] = msgspec.field(default_factory=list)
     notes: list[Remark] = msgspec.field(default_factory=list)
 
+    def take(self, candidate: Candidate) -> None:
+        """Keeps an event. Raises TooMany."""
+        if len(self.candidates) >= EVENTS_MAX:
+            raise TooMany(f"{EVENTS_MAX} events")
+        self.candidates.append(candidate)
+
     def refuse(self, place: Place, reason: str) -> None:
         """Reports what cannot be taken. Raises TooMany."""
         self.refused.append(Remark(reason, place.line, place.pointer))
         if len(self.refused) >= REFUSALS_MAX:
-            raise TooMany
+            raise TooMany(f"{REFUSALS_MAX} refusals")
 
     def note(self, place: Place, reason: str) -> None:
         """Reports what was taken otherwise than it stands."""

@@ -8,7 +8,7 @@ from holdfast.tickets.importing.csv_rows import read_csv
 from holdfast.tickets.importing.html_pages import json_scripts
 from holdfast.tickets.importing.jsonld import Document, NotJson, parse_json
 from holdfast.tickets.importing.jsonld_event import read_event
-from holdfast.tickets.importing.outcomes import REFUSALS_MAX, Candidate, Found, House, Place, Remark, TooMany
+from holdfast.tickets.importing.outcomes import Candidate, Found, House, Place, Remark, TooMany
 
 # A page has a handful.
 _SCRIPTS_MAX = 10_000
@@ -28,9 +28,9 @@ def read_catalogue(data: bytes, kind: Format | None, house: House) -> Found:
             _read_page(text, house, found)
         else:
             read_csv(text, house, found)
-        _once_each(found)
-    except TooMany:
-        found.refused.append(Remark(f"after {REFUSALS_MAX} refusals the rest was not read"))
+    except TooMany as limit:
+        found.refused.append(Remark(f"after {limit} the rest was not read"))
+    _once_each(found)
     return found
 
 
@@ -66,11 +66,10 @@ def _read_json(text: str, place: Place, house: House, found: Found, *, may_be_ot
     except NotJson as error:
         found.refuse(Place((place.line or 1) + error.line - 1), str(error))
         return
-    is_there = False
+    events = len(found.candidates) + len(found.refused)
     for here, node in document.events(place):
-        is_there = True
         read_event(document, node, here, house, found)
-    if not is_there and not may_be_other:
+    if len(found.candidates) + len(found.refused) == events and not may_be_other:
         found.refuse(place, _NO_EVENT)
 
 
@@ -80,7 +79,8 @@ def _once_each(found: Found) -> None:
     for candidate in found.candidates:
         first = kept.setdefault((candidate.key, candidate.starts_at), candidate)
         if first is not candidate and first.digest() != candidate.digest():
-            found.refuse(candidate.place, f"is the same event as the one at {_spoken(first.place)}, but says otherwise")
+            reason = f"is the same event as the one at {_spoken(first.place)}, but says otherwise"
+            found.refused.append(Remark(reason, candidate.place.line, candidate.place.pointer))
     found.candidates = list(kept.values())
 
 
