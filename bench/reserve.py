@@ -34,7 +34,8 @@ async def open_sale(settings: Settings) -> tuple[UUID, UUID]:
     async with connection.transaction():
         await connection.execute(
             "INSERT INTO tickets.events (id, organiser_id, name, starts_at, time_zone, status, hold_seconds, "
-            "tickets_per_user_max) VALUES ($1, $2, 'Bench', now() + interval '30 days', 'UTC', 'published', 3600, 1000)",
+            "tickets_per_user_max) VALUES ($1, $2, 'Bench', now() + interval '30 days', 'UTC', 'published', 3600, "
+            "1000)",
             event_id,
             ids.new_id(),
         )

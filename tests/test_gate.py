@@ -231,3 +231,29 @@ async def test_expiry_query_uses_its_index(pool: Pool) -> None:
     assert "Index Cond: (expires_at" in plan
     body = await pool.fetchval("SELECT pg_get_functiondef('orders.expire'::regproc)")
     assert "<= now_is" in body, "a volatile function in the condition would keep the index from being used"
+
+
+async def test_a_double_click_through_two_processes_keeps_its_tickets_in_the_gate(
+    settings: Settings, pool: Pool
+) -> None:
+    async with open_desk(settings, pool) as one, open_desk(settings, pool) as other:
+        event = await put_on_sale(pool, 1000)
+        await load_gate(pool, one.gate, event.id)
+        for _ in range(100):
+            user = ids.new_id()
+            clicks = await asyncio.gather(one.try_buy(user, "key", event, 1), other.try_buy(user, "key", event, 1))
+            assert sorted(clicks) == ["again", "made"]
+        await one.reserve.drain()
+        await other.reserve.drain()
+        assert await one.gate_free(event) == (900,)
+
+
+async def test_a_retry_through_the_gate_of_an_order_made_around_it(settings: Settings, pool: Pool, desk: Desk) -> None:
+    event = await loaded(desk, 10)
+    alice = ids.new_id()
+    async with open_desk(settings, pool, gate_url="") as without:
+        assert await without.try_buy(alice, "key", event, 1) == "made"
+    assert await desk.try_buy(alice, "key", event, 1) == "again"
+    await wait_for_leases(desk, event, 0)
+    await desk.relay()
+    assert await desk.gate_free(event) == (9,)

@@ -34,7 +34,8 @@ WHERE e.status = 'published'
   AND EXISTS (SELECT 1 FROM tickets.stock s WHERE s.event_id = g.event_id AND (s.closes_at > clock_timestamp() OR s.held > 0))
 
 -- name: epoch
-SELECT epoch FROM tickets.gates WHERE event_id = $1
+-- The epoch of a loaded gate.
+SELECT epoch FROM tickets.gates WHERE event_id = $1 AND loaded_in IS NOT NULL
 
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended($1, 0))

@@ -17,16 +17,19 @@ _PART = 5000
 _log = structlog.get_logger(__name__)
 
 
-async def load_gate(pool: Pool, gate: Gate, event_id: UUID) -> bool:
+async def load_gate(pool: Pool, gate: Gate, event_id: UUID, *, unless_open: bool = False) -> bool:
     """Loads one event's gate. False when another process is at it, or the event has none.
 
-    Raises GateAway or GateStale (a newer load overtook this one); whoever finds the gate closed loads it again.
+    With `unless_open` a gate that somebody has loaded just now is left as it is. Raises GateAway or GateStale (a newer
+    load overtook this one); whoever finds the gate closed loads it again.
     """
     lock = f"holdfast gate {event_id}"
     async with pool.acquire() as connection:
         if not await connection.fetchval(SQL["lock"], lock):
             return False
         try:
+            if unless_open and await _is_open(connection, gate, event_id):  # type: ignore[arg-type]
+                return True
             epoch = await connection.fetchval(SQL["next_epoch"], event_id)
             if epoch is None:
                 return False
@@ -37,6 +40,11 @@ async def load_gate(pool: Pool, gate: Gate, event_id: UUID) -> bool:
             await connection.execute(SQL["unlock"], lock)
     _log.info("gate loaded", event_id=str(event_id), epoch=epoch)
     return True
+
+
+async def _is_open(connection: Connection, gate: Gate, event_id: UUID) -> bool:
+    state = await gate.state(event_id)
+    return state is not None and state.is_open and state.epoch == await connection.fetchval(SQL["epoch"], event_id)
 
 
 async def _fill(connection: Connection, gate: Gate, event_id: UUID, epoch: int) -> str:

@@ -15,7 +15,7 @@ import structlog
 
 from holdfast import ids
 from holdfast.engines.database import AWAY, Pool
-from holdfast.errors import Fault, Invalid, refuse
+from holdfast.errors import Busy, Fault, Invalid, refuse
 from holdfast.gate.gate import Ask, Gate, GateAway, GateStale, Keyed, hold_key, hold_of
 from holdfast.gate.load import load_gate
 from holdfast.orders.batch import Batcher
@@ -153,7 +153,8 @@ class Reserve:
             if not reservation.leased:
                 continue
             key = hold_key(reservation.user_id, reservation.idempotency_key)
-            if written.is_new:
+            if written.order is not None and written.order.status == "reserved":
+                # New, or made by the same click through another process: the lease is the order's either way.
                 hold = hold_of(reservation.user_id, reservation.tier_ids, reservation.quantities)
                 self._settle_later(reservation.event_id, [(key, hold)])
             elif reservation.took_lease:
@@ -198,8 +199,15 @@ class Reserve:
         try:
             sale = await self._sales.get(event_id)
             if sale is not None and (settled or given_back):
-                await self._gate.finish(event_id, sale.epoch, settle=settled, release=given_back)
-        except (GateAway, GateStale, *AWAY) as error:
+                # No tombstones: the same key may hold tickets for another request of its buyer at any moment.
+                await self._gate.finish(
+                    event_id, sale.epoch, settle=settled, release=given_back, leave_tombstones=False
+                )
+        except GateStale:
+            # Loaded anew since: what was committed after the load's snapshot has to be in there too.
+            self._settle_later(event_id, settled)
+            self._load_later(event_id)
+        except (GateAway, Busy, *AWAY) as error:
             _log.info("gate not told", event_id=str(event_id), error=type(error).__name__, orders=len(settled))
 
     def _load_later(self, event_id: UUID) -> None:
@@ -212,12 +220,14 @@ class Reserve:
             sale = await self._sales.get(event_id)
             state = await self._gate.state(event_id)
             if sale is not None and (state is None or state.epoch < sale.epoch or not state.is_open):
-                await load_gate(self._pool, self._gate, event_id)
+                await load_gate(self._pool, self._gate, event_id, unless_open=True)
             self._sales.drop(event_id)
-        except (GateAway, GateStale, *AWAY) as error:
+        except (GateAway, GateStale, Busy, *AWAY) as error:
             _log.warning("gate not loaded", event_id=str(event_id), error=type(error).__name__)
         finally:
             self._loading.pop(event_id, None)
+            if self._settled:
+                self._finish_soon()
 
 
 def _reservation(

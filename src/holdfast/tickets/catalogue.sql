@@ -143,7 +143,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('holdfast import ' || $1::text, 0)
 
 -- name: imported
 -- The events that an organiser imported under these keys.
-SELECT e.id, e.source_key, e.name, e.starts_at, e.starts_at <= clock_timestamp() AS has_begun FROM tickets.events e
+SELECT e.id, e.source_key, e.source_digest, e.name, e.starts_at, e.starts_at <= clock_timestamp() AS has_begun
+FROM tickets.events e
 WHERE e.source_key = ANY ($1::text[])
 
 -- name: set_digest

@@ -23,7 +23,7 @@ from holdfast.tickets.event_fields.bodies import EventBody, EventChange, TierBod
 from holdfast.tickets.importing import Format
 from holdfast.tickets.importing.writer import import_catalogue
 from holdfast.tickets.search import LIMIT_DEFAULT, LIMIT_MAX, read_cursor, read_search
-from holdfast.tickets.views import Event, EventPage, ManagedEvent, ManagedTier
+from holdfast.tickets.views import Event, EventPage, ImportReport, ManagedEvent, ManagedTier
 
 IsAdministrator = Callable[[UUID], Awaitable[bool]]
 """Whether the database says that this user is an administrator."""
@@ -167,10 +167,9 @@ def _add_import(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> Non
 
     @router.post(
         "/events/import",
-        response_model=None,
+        response_model=ImportReport,
         tags=["organisers"],
         openapi_extra={"requestBody": {"required": True, "content": takes}},
-        responses={200: {"description": "What was taken, and what was not and why."}},
     )
     async def import_events(
         request: Request,

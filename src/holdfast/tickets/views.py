@@ -67,6 +67,25 @@ class ManagedEvent(Event):
     tiers: list[ManagedTier]
 
 
+class ImportRemark(BaseModel):
+    """One thing that was not taken, or not as it stands: where (either or both) and why."""
+
+    reason: str
+    line: int | None = None
+    pointer: str | None = None
+
+
+class ImportReport(BaseModel):
+    """What an import came to, in events: `taken` is the sum of the three after it."""
+
+    taken: int
+    created: int
+    updated: int
+    unchanged: int
+    refused: list[ImportRemark]
+    notes: list[ImportRemark]
+
+
 class EventPage(BaseModel):
     """A page of events; `next_cursor` is null on the last one."""
 

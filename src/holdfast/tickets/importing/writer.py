@@ -80,7 +80,7 @@ class _Writer:
         return Report(taken, created, updated, unchanged, self._found.refused, self._found.notes)
 
     async def _create(self, candidates: list[Candidate]) -> list[tuple[UUID, Candidate]]:
-        """Makes the events that are not there yet; answers those that are."""
+        """Makes the events that are not there yet; answers those that are and were told otherwise."""
         known: list[tuple[UUID, Candidate]] = []
         new: list[rows.NewEvent] = []
         async with transaction(self._pool) as connection:
@@ -88,9 +88,11 @@ class _Writer:
             keys = [key for candidate in candidates for key in self._keys(candidate)]
             imported = {row["source_key"]: row for row in await connection.fetch(SQL["imported"], keys)}
             for candidate in candidates:
-                event_id = self._recognised(candidate, imported)
-                if event_id is not None:
-                    known.append((event_id, candidate))
+                event = self._recognised(candidate, imported)
+                if event is not None and event["source_digest"] == candidate.digest():
+                    self._counts["unchanged"] += 1
+                elif event is not None:
+                    known.append((event["id"], candidate))
                 elif candidate.fields is None:
                     self._found.refused.append(_remark(candidate, f"the event is {candidate.standing}"))
                 else:
@@ -116,16 +118,13 @@ class _Writer:
         plain = f"{ids.encode(ids.USER, self._owner)} {key}"
         return plain, f"{plain} @{candidate.starts_at.isoformat() if candidate.starts_at else ''}"
 
-    def _recognised(self, candidate: Candidate, imported: dict[str, asyncpg.Record]) -> UUID | None:
+    def _recognised(self, candidate: Candidate, imported: dict[str, asyncpg.Record]) -> asyncpg.Record | None:
         """The event that this candidate is, if it was imported before."""
         plain, of_performance = self._keys(candidate)
-        found = imported.get(of_performance)
-        if found is None:
-            found = imported.get(plain)
-            if found is not None and not self._is_the_same(candidate, found):
-                found = None
-        event_id: UUID | None = None if found is None else found["id"]
-        return event_id
+        if of_performance in imported:
+            return imported[of_performance]
+        found = imported.get(plain)
+        return found if found is not None and self._is_the_same(candidate, found) else None
 
     def _is_the_same(self, candidate: Candidate, event: asyncpg.Record) -> bool:
         """Whether an event of the same key is the same one: its start stayed, or it is the only one and was moved.
