@@ -7,15 +7,17 @@ server process of the house, which `serving` starts for the tests that need byte
 import asyncio
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import httpx
 
 from holdfast import ids
@@ -25,6 +27,9 @@ from holdfast.door.server import serve
 from holdfast.engines.database import Pool
 from holdfast.errors import KINDS
 from holdfast.settings import Settings
+
+if TYPE_CHECKING:
+    from conftest import Engines
 
 CAST: dict[str, Role] = {
     "alice": "buyer",
@@ -238,6 +243,35 @@ def serving(settings: Settings) -> Iterator[Server]:
                 log.seek(0)
                 said = log.read().decode()
                 assert (status, "Traceback" in said, "unexpected error" in said) == (0, False, False), said
+
+
+class Served(NamedTuple):
+    """A server process and its settings."""
+
+    settings: Settings
+    server: Server
+
+
+@contextmanager
+def serving_alone(engines: "Engines", **changed: object) -> Iterator[Served]:
+    """A server process with a database of its own, for the tests of a whole file."""
+    name = f"served_{secrets.token_hex(6)}"
+
+    async def run(statement: str) -> None:
+        connection = await asyncpg.connect(engines.postgres.url("postgres"))
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run(f"CREATE DATABASE {name} TEMPLATE template_holdfast"))
+    given: dict[str, Any] = {
+        "database_url": engines.postgres.url(name),
+        "gate_url": engines.valkey.url,
+        "signing_key_file": engines.signing_key_file,
+    }
+    settings = Settings(**given, **changed)
+    with serving(settings) as server:
+        yield Served(settings, server)
+    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def _main() -> None:

@@ -1,20 +1,16 @@
 """Bad bytes on the wire, to one real server process of the whole house: a problem or a closed door, never a 5xx."""
 
-import asyncio
 import json
 import re
-import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
-import asyncpg
 import pytest
 
-from conftest import TEMPLATE, Engines
+from conftest import Engines
 from holdfast.engines.database import open_pool
-from holdfast.settings import Settings
-from house import House, Server, asking, open_house, serving
+from house import House, Served, Server, asking, open_house, serving_alone
 
 HEADER_BYTES_MAX = 8 * 1024
 BODY_BYTES_MAX = 16 * 1024
@@ -42,35 +38,13 @@ class Wire(NamedTuple):
         return json.dumps(asking(self.event)).encode()
 
 
-class Served(NamedTuple):
-    """A server process and its settings."""
-
-    settings: Settings
-    server: Server
-
-
 @pytest.fixture(scope="module")
 def served(engines: Engines) -> Iterator[Served]:
-    """One process for all tests of this file, since its start takes seconds; so it has a database of its own."""
-    name = f"wire_{secrets.token_hex(6)}"
-
-    async def run(statement: str) -> None:
-        connection = await asyncpg.connect(engines.postgres.url("postgres"))
-        await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-    settings = Settings(
-        database_url=engines.postgres.url(name),  # type: ignore[arg-type]
-        gate_url=engines.valkey.url,  # type: ignore[arg-type]
-        signing_key_file=engines.signing_key_file,
-        header_bytes_max=HEADER_BYTES_MAX,
-        body_bytes_max=BODY_BYTES_MAX,
-        user_purchases_burst=1000,
-    )
-    with serving(settings) as server:
-        yield Served(settings, server)
-    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+    """One process for all tests of this file, since its start takes seconds."""
+    with serving_alone(
+        engines, header_bytes_max=HEADER_BYTES_MAX, body_bytes_max=BODY_BYTES_MAX, user_purchases_burst=1000
+    ) as running:
+        yield running
 
 
 @pytest.fixture

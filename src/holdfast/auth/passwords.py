@@ -33,8 +33,9 @@ def normalised(password: str) -> str:
 
 def password_fault(password: str) -> str | None:
     """What is wrong with a new password. Length is the only rule: rules of composition make worse passwords."""
-    letters = len(normalised(password))
-    if not LETTERS_MIN <= letters <= LETTERS_MAX:
+    # As it is sent too: one letter may stand for eighteen.
+    lengths = (len(password), len(normalised(password)))
+    if min(lengths) < LETTERS_MIN or max(lengths) > LETTERS_MAX:
         return f"A password has {LETTERS_MIN} to {LETTERS_MAX} letters."
     if "\0" in password or any("\ud800" <= letter <= "\udfff" for letter in password):
         return "A password must not contain NUL or half a surrogate pair."

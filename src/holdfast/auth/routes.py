@@ -85,7 +85,7 @@ def auth_routes(accounts: Accounts, tokens: Tokens, setup_links: SetupLinks, sig
 def _add_keys(router: APIRouter, tokens: Tokens) -> None:
     headers = {"Cache-Control": f"public, max-age={_JWKS_SECONDS}"}
 
-    @router.get("/.well-known/jwks.json", response_class=JSONResponse)
+    @router.get("/.well-known/jwks.json", response_model=KeySet)
     async def jwks() -> Response:
         """The public keys of the access tokens (RFC 7517)."""
         return JSONResponse(tokens.jwks(), headers=headers)
@@ -206,6 +206,12 @@ class UserShown(BaseModel):
             role=user.role,
             created_at=rfc3339(user.created_at),
         )
+
+
+class KeySet(BaseModel):
+    """A JWK set on the wire."""
+
+    keys: list[dict[str, str | list[str]]]
 
 
 class SessionShown(BaseModel):

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of every route: FastAPI's own, and the hot ones in front of it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -10,6 +10,14 @@ from holdfast.door.hot import Answer, Handler
 from holdfast.door.problems import Problem
 from holdfast.orders.order import CancelOrder, ConfirmOrder, CreateOrder, Order, OrderPage
 from holdfast.tickets.availability import Availability
+from holdfast.tickets.importing.writer import Report
+
+
+class Status(msgspec.Struct):
+    """The body of GET /livez and GET /readyz."""
+
+    status: Literal["ok"]
+
 
 _REF = "#/components/schemas/{name}"
 _KEY = {
@@ -20,6 +28,12 @@ _KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}}
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of the answer that is at hand.",
+    "schema": {"type": "string"},
+}
 _CURSOR = {"name": "cursor", "in": "query", "schema": {"type": "string"}}
 
 
@@ -36,7 +50,7 @@ def openapi_handler(api: Any, roles: frozenset[str]) -> Handler:
 
 
 def _document(own: dict[str, Any], roles: frozenset[str]) -> dict[str, Any]:
-    types = [CreateOrder, ConfirmOrder, CancelOrder, Order, OrderPage, Availability, Problem]
+    types = [CreateOrder, ConfirmOrder, CancelOrder, Order, OrderPage, Availability, Report, Problem, Status]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REF)
     for name in ("CreateOrder", "LineAsked", "ConfirmOrder", "CancelOrder"):
         schemas[name]["additionalProperties"] = False
@@ -48,10 +62,13 @@ def _document(own: dict[str, Any], roles: frozenset[str]) -> dict[str, Any]:
         "bearerFormat": "JWT",
     }
     paths = own.setdefault("paths", {})
+    paths.update(_PROCESS_PATHS)
     if "orders" in roles:
         paths.update(_ORDER_PATHS)
     if "tickets" in roles:
         paths.update(_TICKET_PATHS)
+        # A msgspec struct, of which FastAPI has no picture.
+        paths["/events/import"]["post"]["responses"]["200"]["content"] = _content("application/json", "Report")
     return own
 
 
@@ -156,8 +173,17 @@ _TICKET_PATHS: dict[str, Any] = {
             "The tiers of an event with their prices and live availability.",
             "events",
             {"200": ("The tiers", "Availability"), "304": ("Nothing has changed (If-None-Match)", None)},
-            parameters=[_id("event_id", "The event.", "evt")],
+            parameters=[_id("event_id", "The event.", "evt"), _IF_NONE_MATCH],
             signed_in=False,
         )
     },
+}
+_PROCESS_PATHS: dict[str, Any] = {
+    f"/{name}": {
+        "get": _operation(name, text, "process", {"200": ("Yes. It is 503 otherwise.", "Status")}, signed_in=False)
+    }
+    for name, text in (
+        ("livez", "Whether this process is alive."),
+        ("readyz", "Whether this process takes requests. It looks at itself alone, never at an engine."),
+    )
 }
