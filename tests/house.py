@@ -130,7 +130,7 @@ async def open_house(settings: Settings, pool: Pool, **changed: object) -> Async
     await app.open()
     try:
         users = await _seat(pool)
-        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://house.example") as client:
             yield House(settings, pool, Tokens(settings), client, users)
     finally:
@@ -267,8 +267,9 @@ def serving_alone(engines: "Engines", **changed: object) -> Iterator[Served]:
         "database_url": engines.postgres.url(name),
         "gate_url": engines.valkey.url,
         "signing_key_file": engines.signing_key_file,
+        **changed,
     }
-    settings = Settings(**given, **changed)
+    settings = Settings(**given)
     with serving(settings) as server:
         yield Served(settings, server)
     asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))

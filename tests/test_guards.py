@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from box_office import Audit, Desk, Event, audit, counted, open_desk, put_on_sale
+from box_office import Audit, Desk, Event, audit, counted, open_desk, order_ids, put_on_sale
 from holdfast import ids
 from holdfast.engines.database import Pool
 from holdfast.gate.load import load_gate
@@ -193,3 +193,33 @@ async def test_postgresql_decides_the_sale_window_last(desk: Desk, column: str, 
     desk.sales.drop(event.id)
     assert await desk.try_buy(alice, "second", event, 1) == code
     assert (await desk.buy(alice, "first", event, 1))[0].id == order.id, "a retry is recognised first"
+
+
+async def test_a_batch_with_overdue_holds_keeps_the_lock_order(desk: Desk) -> None:
+    event = await put_on_sale(desk.pool, 100)
+    alice, bob = ids.new_id(), ids.new_id()
+    orders = [(await desk.buy(user, "key", event, 1))[0] for user in (alice, bob)]
+    overdue = order_ids(orders[0])[0]
+    await desk.pool.execute("UPDATE orders.orders SET expires_at = clock_timestamp() WHERE id = $1", overdue)
+    async with desk.pool.acquire() as blocker, blocker.transaction():
+        await blocker.execute("SELECT 1 FROM tickets.stock WHERE event_id = $1 FOR UPDATE", event.id)
+        # Two cancels in one batch, of which one meets an overdue hold, wait for the tier; Bob buys the other way round.
+        cancelling = asyncio.gather(*(desk.try_cancel(order) for order in orders))
+        await wait_for_locks(desk.pool, 1)
+        buying = asyncio.create_task(desk.try_buy(bob, "another", event, 1))
+        await wait_for_locks(desk.pool, 2)
+    assert sorted(await cancelling) == ["cancelled", "invalid_state"]
+    assert await buying == "made"
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert await desk.pool.fetchval(deadlocks) == 0
+    assert (await audit(desk.pool, event)).counters_wrong == 0
+
+
+async def wait_for_locks(pool: Pool, count: int) -> None:
+    """Waits until so many backends wait for a lock in this database."""
+    async with asyncio.timeout(10):
+        while await pool.fetchval(_WAITING) < count:
+            await asyncio.sleep(0.01)
+
+
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

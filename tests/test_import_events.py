@@ -131,7 +131,7 @@ async def test_an_import_never_takes_a_ticket_that_is_in_use(house: TicketHouse)
     assert await take(house, concert(offer(count=10))) == {"unchanged": 1, "notes": [keeps]}
     assert await rows(house) == before
     # Once they are back, the same catalogue takes its way.
-    await house.pool.execute("SELECT tickets.release($1, $2)", [ids.decode(ids.TIER, tier_id)], [55])
+    await house.pool.execute("SELECT tickets.move($1, $2, '{0}')", [ids.decode(ids.TIER, tier_id)], [-55])
     assert await take(house, concert(offer(count=10))) == {"updated": 1}
     assert (await managed(house))["tiers"][0]["capacity"] == 10
 
@@ -241,7 +241,7 @@ async def test_importing_while_the_tickets_are_bought(house: TicketHouse) -> Non
         bought = 0
         while not done.is_set():
             await house.pool.execute("SELECT tickets.hold($1, '{1,1}')", list(reversed(tiers)))
-            await house.pool.execute("SELECT tickets.release($1, '{1,1}')", tiers)
+            await house.pool.execute("SELECT tickets.move($1, '{-1,-1}', '{0,0}')", tiers)
             bought += 1
         return bought
 

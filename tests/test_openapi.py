@@ -1,6 +1,8 @@
 """The OpenAPI document: valid, whole, and true. A fuzzer that believes it finds nothing that it does not say."""
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
+from schemathesis.core.failures import FailureGroup
 
 from conftest import Engines
 from holdfast.assemble import House as App
@@ -51,7 +54,7 @@ async def app(settings: Settings, pool: Pool) -> Any:
 
 @pytest.fixture
 async def document(app: App) -> dict[str, Any]:
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://house.example") as client:
         reply = await client.get("/openapi.json")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
@@ -121,7 +124,7 @@ async def test_every_operation_tells_its_success_and_its_problems(document: dict
 async def test_a_role_tells_its_own_routes_alone(settings: Settings, pool: Pool, role: str) -> None:
     app = build_app(settings, role)
     await app.open()
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://house.example") as client:
         document = (await client.get("/openapi.json")).json()
         rooms = {
@@ -152,7 +155,7 @@ class Fuzzed(NamedTuple):
 def fuzzed(engines: Engines) -> Iterator[Fuzzed]:
     many = {"user_purchases_burst": 100_000, "address_sign_ins_burst": 100_000, "password_threads": 2}
     with serving_alone(engines, **many) as served:
-        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{served.server.port}/openapi.json")
+        schema: Any = schemathesis.openapi.from_url(f"http://127.0.0.1:{served.server.port}/openapi.json")
         operations = {operation.label: operation for operation in (one.ok() for one in schema.get_all_operations())}
         things = asyncio.run(make_things(served.settings))
         token = Tokens(served.settings).issue(things["ada"], "admin")
@@ -180,6 +183,20 @@ async def make_things(settings: Settings) -> dict[str, Any]:
 def test_every_operation_is_fuzzed(fuzzed: Fuzzed) -> None:
     assert sorted(fuzzed.operations) == OPERATIONS
     assert set(NOT_CHECKED) <= {check.__name__ for check in CHECKS.get_all()}
+
+
+def test_a_lie_of_the_document_is_found(fuzzed: Fuzzed) -> None:
+    """The control of the test below."""
+    document = fuzzed.schema.raw_schema
+    lying = json.loads(json.dumps(document))
+    lying["components"]["schemas"]["Status"]["properties"]["status"] = {"const": "no"}
+    lying["paths"]["/readyz"]["get"]["responses"].pop("200")
+    url = f"http://127.0.0.1:{fuzzed.served.server.port}"
+    for told, is_true in ((document, True), (lying, False)):
+        for path in ("/livez", "/readyz"):
+            case = schemathesis.openapi.from_dict(told)[path]["GET"].Case()
+            with contextlib.nullcontext() if is_true else pytest.raises(FailureGroup):
+                case.call_and_validate(base_url=url)
 
 
 @pytest.mark.parametrize("mode", list(EXAMPLES), ids=lambda mode: mode.value)

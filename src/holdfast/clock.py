@@ -19,6 +19,11 @@ def unix_seconds() -> float:
     return time.time()
 
 
+def unix_milliseconds() -> int:
+    """The wall clock, in whole milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
 def monotonic_seconds() -> float:
     """A clock that never goes back, in seconds from an unknown start: for durations and time-outs only."""
     return time.monotonic()

@@ -6,10 +6,11 @@ typed and opaque, TypeID style: a prefix, an underscore and the 128 bits in 26 c
 
 import itertools
 import os
-import time
 from functools import lru_cache
 from threading import Lock
 from uuid import UUID
+
+from holdfast.clock import unix_milliseconds
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
@@ -33,7 +34,7 @@ _requests = itertools.count(1)
 def new_id() -> UUID:
     """A new UUIDv7, greater than every one this process made before."""
     global _last  # the one counter that keeps a process's ids in order
-    candidate = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    candidate = unix_milliseconds() << 80 | int.from_bytes(os.urandom(10), "big")
     candidate = candidate & ~(0xF << 76) | 0x7 << 76
     candidate = candidate & ~(0x3 << 62) | 0x2 << 62
     with _lock:

@@ -40,7 +40,6 @@ class Settings(BaseSettings):
     """IANA zone of an imported time that has neither an offset nor a zone."""
     house_currency: str = Field(default="TWD", pattern=r"^[A-Z]{3}$")
     public_url: str = "http://127.0.0.1:8000"
-    demo: bool = False
 
     # Door
     server_processes: int = Field(default=1, ge=1, le=64)

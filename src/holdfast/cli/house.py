@@ -40,7 +40,7 @@ class Wishes(NamedTuple):
 
 def keep_house(launched: Launched, data: Path, wishes: Wishes) -> None:
     """Starts everything, and returns when it was told to stop. Raises Mendable, with nothing left behind."""
-    settings = load_settings(demo=wishes.demo, server_processes=wishes.workers)
+    settings = load_settings(server_processes=wishes.workers)
     folder = DataFolder(data)
     # Where nothing of ours can have the port, it is taken before anything is written.
     listener = _listen(wishes) if folder.is_new else None
@@ -212,7 +212,7 @@ class _House:
 
     def _complete_settings(self) -> Settings:
         """The settings with what this run adds; the same, as text, are for the children and the commands beside us."""
-        added = {"demo": str(self._wishes.demo).lower(), "server_processes": str(self._wishes.workers)}
+        added = {"server_processes": str(self._wishes.workers)}
         if self._engines.postgres is not None:
             added["database_url"] = self._engines.postgres.url()
         if self._engines.valkey is not None:

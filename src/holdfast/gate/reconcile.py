@@ -53,7 +53,7 @@ class Reconcile:
             return
         while lapsed := await self._gate.lapsed(event_id, epoch, _LEASES_MAX):
             # Without tombstones: a commit that is still in doubt may yet settle its hold.
-            await self._follow_orders(event_id, epoch, lapsed, leave_tombstones=False)
+            await follow_orders(self._pool, self._gate, event_id, epoch, lapsed, leave_tombstones=False)
 
     async def _is_loaded(self, event_id: UUID, epoch: int) -> bool:
         """A gate that nobody has loaded is left alone; one of an older epoch, or half loaded, is loaded again."""
@@ -64,21 +64,6 @@ class Reconcile:
             return True
         await load_gate(self._pool, self._gate, event_id)
         return False
-
-    async def _follow_orders(
-        self, event_id: UUID, epoch: int, holds: Sequence[Keyed], *, leave_tombstones: bool
-    ) -> None:
-        keys = [parse_hold_key(key) for key, _ in holds]
-        rows = await self._pool.fetch(SQL["by_key"], [user for user, _ in keys], [key for _, key in keys])
-        status = {hold_key(row["user_id"], row["idempotency_key"]): row["status"] for row in rows}
-        await self._gate.finish(
-            event_id,
-            epoch,
-            settle=[held for held in holds if status.get(held[0]) == "reserved"],
-            forget=[key for key, _ in holds if status.get(key) == "confirmed"],
-            release=[key for key, _ in holds if status.get(key) not in ("reserved", "confirmed")],
-            leave_tombstones=leave_tombstones,
-        )
 
     async def _compare(self, event_id: UUID, epoch: int) -> None:
         difference = await compare(self._pool, self._gate, event_id)
@@ -108,7 +93,24 @@ class Reconcile:
         if missing:
             await self._gate.finish(event_id, epoch, settle=missing)
         if surplus:
-            await self._follow_orders(event_id, epoch, surplus, leave_tombstones=True)
+            await follow_orders(self._pool, self._gate, event_id, epoch, surplus, leave_tombstones=True)
+
+
+async def follow_orders(
+    pool: Pool, gate: Gate, event_id: UUID, epoch: int, holds: Sequence[Keyed], *, leave_tombstones: bool
+) -> None:
+    """Settles, forgets or releases holds as their orders say by now. Raises GateAway and GateStale."""
+    keys = [parse_hold_key(key) for key, _ in holds]
+    rows = await pool.fetch(SQL["by_key"], [user for user, _ in keys], [key for _, key in keys])
+    status = {hold_key(row["user_id"], row["idempotency_key"]): row["status"] for row in rows}
+    await gate.finish(
+        event_id,
+        epoch,
+        settle=[held for held in holds if status.get(held[0]) == "reserved"],
+        forget=[key for key, _ in holds if status.get(key) == "confirmed"],
+        release=[key for key, _ in holds if status.get(key) not in ("reserved", "confirmed")],
+        leave_tombstones=leave_tombstones,
+    )
 
 
 async def compare(pool: Pool, gate: Gate, event_id: UUID) -> Difference | None:

@@ -70,20 +70,23 @@ class Confirm:
         self._provider = provider
         self._begin_writer = Writer(settings)
         self._sell_writer = Writer(settings)
+        self._late_writer = Writer(settings)
+        self._end_writer = Writer(settings)
+        size_max, seconds_max = settings.batch_orders_max, settings.database_timeout_seconds
+        waiting_max = settings.purchases_waiting_max
+        # Whoever comes to the later ones was counted when the payment was begun, and is not refused for a full queue.
+        later_max = 4 * waiting_max
         self._begin_batches: Batcher[PaymentAsked, Begun] = Batcher(
-            "begin payment",
-            self._begin,
-            size_max=settings.batch_orders_max,
-            waiting_max=settings.purchases_waiting_max,
-            seconds_max=settings.database_timeout_seconds,
+            "begin payment", self._begin, size_max=size_max, waiting_max=waiting_max, seconds_max=seconds_max
         )
         self._sell_batches: Batcher[Paid, Sold] = Batcher(
-            "sell",
-            self._sell,
-            size_max=settings.batch_orders_max,
-            # Never refused for its queue: whoever comes here has been counted when the payment was begun.
-            waiting_max=4 * settings.purchases_waiting_max,
-            seconds_max=settings.database_timeout_seconds,
+            "sell", self._sell, size_max=size_max, waiting_max=later_max, seconds_max=seconds_max
+        )
+        self._late_batches: Batcher[Paid, Sold] = Batcher(
+            "sell late", self._sell_late, size_max=1, waiting_max=later_max, seconds_max=seconds_max
+        )
+        self._end_batches: Batcher[tuple[UUID, str], None] = Batcher(
+            "end payment", self._end, size_max=size_max, waiting_max=later_max, seconds_max=seconds_max
         )
 
     async def confirm(self, order_id: UUID, user_id: UUID, idempotency_key: str, asked: ConfirmOrder) -> Order:
@@ -118,21 +121,21 @@ class Confirm:
         paid = Paid(payment_id, [ids.new_id() for _ in range(tickets)])
         sold = await self._sell_batches.submit(paid)
         if sold.outcome == "late":
-            sold = await self._sell_late(paid)
+            sold = await self._late_batches.submit(paid)
         if sold.outcome not in ("confirmed", "voided"):
             await self.end_payment(payment_id, "voiding")
         return sold
 
     async def end_payment(self, payment_id: UUID, state: str) -> None:
         """Ends a payment without tickets: declined, or voiding (the provider is told through the outbox)."""
-        await self._pool.execute(SQL["end_payment"], payment_id, state)
+        await self._end_batches.submit((payment_id, state))
 
     async def drain(self) -> None:
         """Answers what is under way and lets the connections go."""
-        await self._begin_batches.drain()
-        await self._sell_batches.drain()
-        await self._begin_writer.close()
-        await self._sell_writer.close()
+        for batches in (self._begin_batches, self._sell_batches, self._late_batches, self._end_batches):
+            await batches.drain()
+        for writer in (self._begin_writer, self._sell_writer, self._late_writer, self._end_writer):
+            await writer.close()
 
     async def _authorise(self, payment: PaymentAsked, begun: Begun) -> Order:
         try:
@@ -141,11 +144,8 @@ class Confirm:
             answer = Answer.PENDING
         if answer in (Answer.PENDING, Answer.UNKNOWN):
             return await self._leave_pending(payment)
-        try:
-            sold = await self.settle(payment.payment_id, begun.tickets, answer)
-        except AWAY as error:
-            # The provider has answered, and the worker will find that out again.
-            raise Busy("The outcome is not known yet: try again with the same key.") from error
+        # Should this fail, the worker asks the provider again.
+        sold = await self.settle(payment.payment_id, begun.tickets, answer)
         if sold.outcome == "confirmed":
             assert sold.order is not None
             return sold.order
@@ -189,22 +189,31 @@ class Confirm:
             rows = await self._sell_writer.fetch(SQL["confirm"], True, *columns)
         outcomes = {row["ordinal"]: row["outcome"] for row in rows}
         sold = [Sold(outcomes[ordinal]) for ordinal in range(1, len(batch) + 1)]
-        orders = await self._orders_of(self._sell_writer, batch)
+        orders = await _orders_of(self._sell_writer, batch)
         for paid, one in zip(batch, sold, strict=True):
             one.order = orders.get(paid.payment_id)
         return sold
 
-    async def _sell_late(self, paid: Paid) -> Sold:
-        outcome = await self._pool.fetchval(SQL["confirm_late"], paid.payment_id, paid.ticket_ids)
-        orders = await self._orders_of(self._pool, [paid])
-        return Sold(outcome, orders.get(paid.payment_id))
+    async def _sell_late(self, batch: list[Paid]) -> Sequence[Sold | BaseException]:
+        sold = []
+        for paid in batch:
+            rows = await self._late_writer.fetch(SQL["confirm_late"], paid.payment_id, paid.ticket_ids)
+            orders = await _orders_of(self._late_writer, [paid])
+            sold.append(Sold(rows[0]["outcome"], orders.get(paid.payment_id)))
+        return sold
 
-    async def _orders_of(self, reader: "Writer | Pool", batch: Sequence[Paid]) -> dict[UUID, Order]:
-        # A writer is its batch's alone: whoever is outside of one reads through the pool.
-        payments = [paid.payment_id for paid in batch]
-        rows = await reader.fetch(SQL["orders_of_payments"], payments)
-        orders = await read_orders(reader, [row["order_id"] for row in rows])
-        return {row["id"]: orders[row["order_id"]] for row in rows}
+    async def _end(self, batch: list[tuple[UUID, str]]) -> Sequence[BaseException | None]:
+        await self._end_writer.fetch(
+            SQL["end_payments"], [payment_id for payment_id, _ in batch], [state for _, state in batch]
+        )
+        return [None] * len(batch)
+
+
+async def _orders_of(writer: Writer, batch: Sequence[Paid]) -> dict[UUID, Order]:
+    payments = [paid.payment_id for paid in batch]
+    rows = await writer.fetch(SQL["orders_of_payments"], payments)
+    orders = await read_orders(writer, [row["order_id"] for row in rows])
+    return {row["id"]: orders[row["order_id"]] for row in rows}
 
 
 def _paid_columns(batch: Sequence[Paid]) -> list[list[UUID] | list[int]]:

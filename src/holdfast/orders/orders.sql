@@ -36,10 +36,11 @@ FROM orders.begin_payments($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::
 SELECT ordinal, outcome FROM orders.confirm($1::boolean, $2::uuid[], $3::integer[], $4::integer[], $5::uuid[])
 
 -- name: confirm_late
-SELECT orders.confirm_late($1, $2::uuid[])
+SELECT orders.confirm_late($1, $2::uuid[]) AS outcome
 
--- name: end_payment
-SELECT orders.end_payment($1, $2)
+-- name: end_payments
+-- Ends payments without tickets: $1 payments, $2 their states.
+SELECT orders.end_payment(e.payment_id, e.state) FROM unnest($1::uuid[], $2::text[]) AS e (payment_id, state)
 
 -- name: payment_pending
 -- The provider did not answer in time: a worker will ask it.
@@ -52,12 +53,16 @@ SELECT orders.expire($1)
 SELECT orders.cancel_of_event($1, $2)
 
 -- name: unresolved_payments
--- Payments whose outcome is not known after $1 seconds, oldest first.
+-- Payments whose outcome is not known after $1 seconds, those first that were asked about the longest ago.
 SELECT p.id, p.provider_token, p.amount, p.currency, p.created_at, o.tickets,
        extract(epoch FROM clock_timestamp() - p.created_at)::float8 AS age_seconds
 FROM orders.payments p JOIN orders.orders o ON o.id = p.order_id
 WHERE p.state IN ('created', 'pending') AND p.created_at < now() - make_interval(secs => $1)
-ORDER BY p.created_at LIMIT $2
+ORDER BY p.updated_at LIMIT $2
+
+-- name: payments_asked
+-- The provider was asked about these and has not decided: others have their turn first.
+UPDATE orders.payments SET updated_at = clock_timestamp() WHERE id = ANY ($1::uuid[]) AND state IN ('created', 'pending')
 
 -- name: payments_settled
 -- What the provider was told: $1 payments, $2 their states before, $3 after.

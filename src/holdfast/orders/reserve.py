@@ -18,6 +18,7 @@ from holdfast.engines.database import AWAY, Pool
 from holdfast.errors import Busy, Fault, Invalid, refuse
 from holdfast.gate.gate import Ask, Gate, GateAway, GateStale, Keyed, hold_key, hold_of
 from holdfast.gate.load import load_gate
+from holdfast.gate.reconcile import follow_orders
 from holdfast.orders.batch import Batcher
 from holdfast.orders.journal import Reservation, Written, find_earlier, write_orders
 from holdfast.orders.order import CreateOrder, Order
@@ -56,6 +57,8 @@ class Reserve:
             "lookup", self._look_up, seconds_max=seconds_max, **limits
         )
         self._settled: defaultdict[UUID, list[Keyed]] = defaultdict(list)
+        self._outdated: defaultdict[UUID, list[Keyed]] = defaultdict(list)
+        """Settled for a content of the gate that is not there any more."""
         self._given_back: defaultdict[UUID, list[str]] = defaultdict(list)
         self._finishing: asyncio.Task[None] | None = None
         self._loading: dict[UUID, asyncio.Task[None]] = {}
@@ -133,7 +136,7 @@ class Reserve:
             self._settle_later(event_id, settled)
             return
         except GateStale:
-            self._settle_later(event_id, settled)
+            self._outdated[event_id] += settled
             self._load_later(event_id)
             return
         for reservation, outcome in zip(batch, outcomes, strict=True):
@@ -204,8 +207,7 @@ class Reserve:
                     event_id, sale.epoch, settle=settled, release=given_back, leave_tombstones=False
                 )
         except GateStale:
-            # Loaded anew since: what was committed after the load's snapshot has to be in there too.
-            self._settle_later(event_id, settled)
+            self._outdated[event_id] += settled
             self._load_later(event_id)
         except (GateAway, Busy, *AWAY) as error:
             _log.info("gate not told", event_id=str(event_id), error=type(error).__name__, orders=len(settled))
@@ -222,12 +224,18 @@ class Reserve:
             if sale is not None and (state is None or state.epoch < sale.epoch or not state.is_open):
                 await load_gate(self._pool, self._gate, event_id, unless_open=True)
             self._sales.drop(event_id)
+            await self._catch_up(event_id)
         except (GateAway, GateStale, Busy, *AWAY) as error:
             _log.warning("gate not loaded", event_id=str(event_id), error=type(error).__name__)
         finally:
             self._loading.pop(event_id, None)
-            if self._settled:
-                self._finish_soon()
+
+    async def _catch_up(self, event_id: UUID) -> None:
+        """What was committed beside a load may be in its content or not, and may have ended since: PostgreSQL knows."""
+        outdated = self._outdated.pop(event_id, [])
+        sale = await self._sales.get(event_id)
+        if outdated and sale is not None:
+            await follow_orders(self._pool, self._gate, event_id, sale.epoch, outdated, leave_tombstones=False)
 
 
 def _reservation(

@@ -43,13 +43,17 @@ async def resolve_payments(
     """Asks the provider about payments whose outcome is not known, until `stop`. Any number may run."""
     while not stop.is_set():
         try:
+            undecided: list[UUID] = []
             for row in await pool.fetch(SQL["unresolved_payments"], _IN_FLIGHT_SECONDS, _PAYMENTS_MAX):
                 answer = await _ask(provider, row["id"], row["provider_token"])
-                if answer is Answer.UNKNOWN and row["age_seconds"] < settings.payment_unknown_seconds:
+                is_young = row["age_seconds"] < settings.payment_unknown_seconds
+                if answer is Answer.PENDING or (answer is Answer.UNKNOWN and is_young):
+                    undecided.append(row["id"])
                     continue
-                if answer is not Answer.PENDING:
-                    sold = await confirm.settle(row["id"], row["tickets"], answer)
-                    _log.info("payment resolved", payment_id=str(row["id"]), outcome=sold.outcome)
+                sold = await confirm.settle(row["id"], row["tickets"], answer)
+                _log.info("payment resolved", payment_id=str(row["id"]), outcome=sold.outcome)
+            if undecided:
+                await pool.execute(SQL["payments_asked"], undecided)
         except (*AWAY, Busy) as error:
             _log.warning("payments wait", error=type(error).__name__)
         await wait(stop, settings.payments_poll_seconds)

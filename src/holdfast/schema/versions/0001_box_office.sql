@@ -166,7 +166,8 @@ BEGIN
     RETURN answer;
 END $$;
 
--- Moves the counters of tiers that have tickets held: release (-n, 0), sell (-n, +n), sell late (0, +n).
+-- Moves the counters of tiers: release (-n, 0), sell (-n, +n), sell late (0, +n). Raises HF002 where something is to be
+-- sold of a cancelled event.
 CREATE FUNCTION tickets.move(p_tiers uuid[], p_held integer[], p_sold integer[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -176,7 +177,11 @@ BEGIN
         SELECT l.tier_id, sum(l.held)::integer AS held, sum(l.sold)::integer AS sold
         FROM unnest(p_tiers, p_held, p_sold) AS l (tier_id, held, sold) GROUP BY l.tier_id ORDER BY l.tier_id
     LOOP
-        UPDATE tickets.stock s SET held = s.held + line.held, sold = s.sold + line.sold WHERE s.tier_id = line.tier_id;
+        UPDATE tickets.stock s SET held = s.held + line.held, sold = s.sold + line.sold
+        WHERE s.tier_id = line.tier_id AND (line.sold = 0 OR s.state <> 'cancelled');
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the event was cancelled' USING ERRCODE = 'HF002';
+        END IF;
     END LOOP;
 END $$;
 
@@ -190,29 +195,6 @@ BEGIN
     SELECT coalesce(array_agg(s.tier_id), '{}') INTO answer
     FROM tickets.stock s WHERE s.tier_id = ANY (p_tiers) AND s.state = 'cancelled';
     RETURN answer;
-END $$;
-
--- Sells what is held; raises HF002 when an event was cancelled.
-CREATE FUNCTION tickets.sell(p_tiers uuid[], p_quantities integer[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    negated integer[];
-BEGIN
-    SELECT array_agg(-q ORDER BY o) INTO negated FROM unnest(p_quantities) WITH ORDINALITY AS l (q, o);
-    PERFORM tickets.move(p_tiers, negated, p_quantities);
-    IF EXISTS (SELECT 1 FROM tickets.stock s WHERE s.tier_id = ANY (p_tiers) AND s.state = 'cancelled') THEN
-        RAISE EXCEPTION 'the event was cancelled' USING ERRCODE = 'HF002';
-    END IF;
-END $$;
-
--- Gives held tickets back.
-CREATE FUNCTION tickets.release(p_tiers uuid[], p_quantities integer[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    negated integer[];
-BEGIN
-    SELECT array_agg(-q ORDER BY o) INTO negated FROM unnest(p_quantities) WITH ORDINALITY AS l (q, o);
-    PERFORM tickets.move(p_tiers, negated, array_fill(0, ARRAY[cardinality(p_tiers)]));
 END $$;
 
 -- Takes tickets for a payment that came after its hold had ended; answers sold, sold_out, event_cancelled or not_found.
@@ -336,7 +318,7 @@ CREATE UNIQUE INDEX payments_one_live ON orders.payments (order_id)
 CREATE INDEX payments_order ON orders.payments (order_id);
 CREATE INDEX payments_unresolved ON orders.payments (created_at) WHERE state IN ('created', 'pending');
 COMMENT ON TABLE orders.payments IS
-    'created -> authorised | declined | pending; pending -> authorised | voiding; authorised -> captured; '
+    'created -> authorised | declined | pending; pending -> authorised | declined | voiding; authorised -> captured; '
     'created | pending -> voiding -> voided when the order is gone. The provider knows a payment by its id.';
 
 CREATE TABLE orders.tickets (
@@ -425,9 +407,7 @@ BEGIN
     SELECT DISTINCT a.event_id, a.user_id, 0, 1 FROM unnest(p_ids, p_users, p_events) AS a (id, user_id, event_id)
     WHERE a.id = ANY (made) ORDER BY a.event_id, a.user_id
     ON CONFLICT DO NOTHING;
-    PERFORM 1 FROM orders.user_tickets c
-    WHERE (c.event_id, c.user_id) IN (SELECT o.event_id, o.user_id FROM orders.orders o WHERE o.id = ANY (made))
-    ORDER BY c.event_id, c.user_id FOR NO KEY UPDATE;
+    PERFORM orders.lock_counters(made);
     PERFORM tickets.lock_stock(p_tiers);
     kept := made;
     made := '{}';
@@ -460,24 +440,37 @@ BEGIN
     END LOOP;
 END $$;
 
--- Ends reserved orders that the caller has locked: their tickets go back to the tiers and to their users' limits.
-CREATE FUNCTION orders.give_back(p_orders uuid[], p_kind text) RETURNS void
+-- Locks the counters of these orders' users, in the one order that everyone keeps.
+CREATE FUNCTION orders.lock_counters(p_orders uuid[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF p_orders IS NULL OR p_orders = '{}' THEN
-        RETURN;
-    END IF;
-    INSERT INTO outbox.events (kind, subject, version, scope)
-    SELECT p_kind, o.id, o.version, o.event_id FROM orders.orders o WHERE o.id = ANY (p_orders);
     PERFORM 1 FROM orders.user_tickets c
     WHERE (c.event_id, c.user_id) IN (SELECT o.event_id, o.user_id FROM orders.orders o WHERE o.id = ANY (p_orders))
     ORDER BY c.event_id, c.user_id FOR NO KEY UPDATE;
-    UPDATE orders.user_tickets c SET tickets = c.tickets - l.tickets
-    FROM (SELECT o.event_id, o.user_id, sum(o.tickets)::integer AS tickets FROM orders.orders o
-          WHERE o.id = ANY (p_orders) GROUP BY o.event_id, o.user_id) AS l
-    WHERE c.event_id = l.event_id AND c.user_id = l.user_id;
-    PERFORM tickets.release(array_agg(l.tier_id), array_agg(l.quantity))
-    FROM orders.orders o, unnest(o.tier_ids, o.quantities) AS l (tier_id, quantity) WHERE o.id = ANY (p_orders);
+END $$;
+
+-- Ends the holds of orders that the caller has locked and marked: of the expired and the cancelled the tickets go back
+-- to the tiers and to their users' limits, of the sold they are sold. All counters first, then all tiers, each once.
+CREATE FUNCTION orders.end_holds(p_expired uuid[], p_cancelled uuid[], p_sold uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    given_back uuid[] := coalesce(p_expired, '{}') || coalesce(p_cancelled, '{}');
+BEGIN
+    INSERT INTO outbox.events (kind, subject, version, scope)
+    SELECT CASE WHEN o.id = ANY (p_expired) THEN 'order.expired' ELSE 'order.cancelled' END, o.id, o.version, o.event_id
+    FROM orders.orders o WHERE o.id = ANY (given_back);
+    IF given_back <> '{}' THEN
+        PERFORM orders.lock_counters(given_back);
+        UPDATE orders.user_tickets c SET tickets = c.tickets - l.tickets
+        FROM (SELECT o.event_id, o.user_id, sum(o.tickets)::integer AS tickets FROM orders.orders o
+              WHERE o.id = ANY (given_back) GROUP BY o.event_id, o.user_id) AS l
+        WHERE c.event_id = l.event_id AND c.user_id = l.user_id;
+    END IF;
+    PERFORM tickets.move(array_agg(l.tier_id), array_agg(-l.quantity),
+                         array_agg(CASE WHEN o.id = ANY (p_sold) THEN l.quantity ELSE 0 END))
+    FROM orders.orders o, unnest(o.tier_ids, o.quantities) AS l (tier_id, quantity)
+    WHERE o.id = ANY (given_back || coalesce(p_sold, '{}'))
+    HAVING count(*) > 0;
 END $$;
 
 -- Expires at most p_limit holds whose time is over; answers how many. Two may run: each skips what the other has locked.
@@ -494,7 +487,7 @@ BEGIN
     ) AS l;
     UPDATE orders.orders o SET status = 'expired', version = o.version + 1, ended_at = clock_timestamp()
     WHERE o.id = ANY (overdue);
-    PERFORM orders.give_back(overdue, 'order.expired');
+    PERFORM orders.end_holds(overdue, NULL, NULL);
     RETURN coalesce(cardinality(overdue), 0);
 END $$;
 
@@ -510,7 +503,7 @@ BEGIN
     ) AS l;
     UPDATE orders.orders o SET status = 'cancelled', version = o.version + 1, ended_at = clock_timestamp()
     WHERE o.id = ANY (reserved);
-    PERFORM orders.give_back(reserved, 'order.cancelled');
+    PERFORM orders.end_holds(NULL, reserved, NULL);
     RETURN coalesce(cardinality(reserved), 0);
 END $$;
 
@@ -569,8 +562,7 @@ BEGIN
     DELETE FROM orders.idempotency_keys k USING unnest(p_users, p_keys) WITH ORDINALITY AS a (user_id, key, ordinal)
     WHERE k.user_id = a.user_id AND k.operation = 'cancel' AND k.key = a.key
       AND a.ordinal = ANY (fresh) AND NOT a.ordinal = ANY (coalesce(won, '{}'));
-    PERFORM orders.give_back(expired, 'order.expired');
-    PERFORM orders.give_back(cancelled, 'order.cancelled');
+    PERFORM orders.end_holds(expired, cancelled, NULL);
     RETURN QUERY
     SELECT a.ordinal::integer, CASE
         WHEN a.ordinal = ANY (won) THEN 'cancelled'
@@ -647,6 +639,7 @@ BEGIN
     SELECT array_agg(p.order_id) INTO ids FROM orders.payments p WHERE p.id = ANY (p_payments);
     PERFORM 1 FROM orders.orders o WHERE o.id = ANY (ids) ORDER BY o.id FOR NO KEY UPDATE;
     IF p_careful THEN
+        PERFORM orders.lock_counters(ids);
         SELECT coalesce(array_agg(DISTINCT o.id), '{}') INTO gone
         FROM orders.orders o WHERE o.id = ANY (ids) AND o.tier_ids && tickets.cancelled(
             (SELECT array_agg(DISTINCT t.tier_id) FROM orders.orders l, unnest(l.tier_ids) AS t (tier_id)
@@ -681,14 +674,10 @@ BEGIN
              FROM unnest(o.tier_ids, o.quantities) WITH ORDINALITY AS l (tier_id, quantity, ordinal),
                   generate_series(1, l.quantity) AS n) AS t,
     LATERAL (SELECT p_tickets[a.ticket_from + t.seat::integer - 1] AS id) AS i;
-    PERFORM orders.give_back(expired, 'order.expired');
     IF cardinality(paid) < cardinality(p_payments) THEN
         PERFORM orders.wait_like_a_write();
     END IF;
-    IF paid <> '{}' THEN
-        PERFORM tickets.sell(array_agg(l.tier_id), array_agg(l.quantity))
-        FROM orders.orders o, unnest(o.tier_ids, o.quantities) AS l (tier_id, quantity) WHERE o.id = ANY (paid);
-    END IF;
+    PERFORM orders.end_holds(expired, NULL, paid);
     RETURN QUERY
     SELECT a.ordinal::integer, CASE
         WHEN o.id IS NULL THEN 'not_found'
