@@ -1,6 +1,6 @@
 """A first honest figure: accepted, committed orders a second, driven over HTTP by wrk against a running `holdfast up`.
 
-    .venv/bin/python bench/reserve.py [--data DIR] [--connections 64] [--seconds 10] [--buyers 20000]
+    .venv/bin/python bench/reserve.py [--data DIR] [--connections 64] [--seconds 10] [--buyers 2000]
 
 Every guard is on: token verification, rate and per-user limits, idempotency, outbox, fsync. Afterwards each 201 must
 have its row in PostgreSQL, or the figure is void and the exit status 1.
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(".holdfast"))
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--buyers", type=int, default=20_000)
+    parser.add_argument("--buyers", type=int, default=2_000)
     asked = parser.parse_args()
     settings = settings_of(asked.data)
     url = running_beside(asked.data).url

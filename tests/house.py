@@ -20,12 +20,15 @@ from uuid import UUID
 import asyncpg
 import httpx
 
+from box_office import consume_all
 from holdfast import ids
 from holdfast.assemble import build_app
 from holdfast.auth.tokens import Role, Tokens
 from holdfast.door.server import serve
 from holdfast.engines.database import Pool
 from holdfast.errors import KINDS
+from holdfast.gate.consumer import gate_consumer
+from holdfast.gate.gate import Gate
 from holdfast.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,6 +123,36 @@ class House(NamedTuple):
                 return
             await asyncio.sleep(0.005)
         raise AssertionError("nobody waits for a lock")
+
+    async def relay_to_gate(self) -> None:
+        """Lets the gate hear of what was cancelled, expired or sold without it."""
+        async with self._gate() as gate:
+            await consume_all(self.pool, gate_consumer(self.pool, gate))
+
+    async def gate_is_loaded(self, event: dict[str, Any]) -> None:
+        """Waits until the gate has taken an event in, which the first purchase of it asks for."""
+        event_id = ids.decode(ids.EVENT, event["id"])
+        assert event_id is not None
+        async with self._gate() as gate:
+            for _ in range(1000):
+                state = await gate.state(event_id)
+                if state is not None and state.is_open:
+                    return
+                await asyncio.sleep(0.005)
+        raise AssertionError("the gate does not load")
+
+    async def expire_holds(self) -> None:
+        """Lets the time of every hold be over; no worker has run yet."""
+        await self.pool.execute("UPDATE orders.orders SET expires_at = clock_timestamp() WHERE status = 'reserved'")
+
+    @asynccontextmanager
+    async def _gate(self) -> AsyncIterator[Gate]:
+        gate = Gate(self.settings)
+        await gate.open()
+        try:
+            yield gate
+        finally:
+            await gate.close()
 
 
 @asynccontextmanager

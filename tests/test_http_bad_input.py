@@ -1,328 +1,39 @@
-"""Bad input to every route: a problem of the right status and code, never a 5xx, and nothing half-written."""
+"""Bad ids, headers, tokens and queries to every route: a problem of the right status and code, never a 5xx."""
 
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
 
-import httpx
 import pytest
 
+from bad_input import (
+    IMPORT_BYTES_MAX,
+    KEY,
+    TAKING,
+    Ids,
+    bounded_house,
+    filled,
+    real_ids,
+    send,
+    watching,
+)
 from holdfast import ids
 from holdfast.auth import tokens as tokens_module
 from holdfast.clock import unix_seconds
 from holdfast.engines.database import Pool
 from holdfast.settings import Settings
-from house import PASSWORD, House, asking, open_house, refused, tier
-
-KEY = {"Idempotency-Key": "a key of its own"}
-BODY_BYTES_MAX = 16 * 1024
-LONG = "x" * 10_000
-
-
-class Taking(NamedTuple):
-    """A route that takes a body: who sends it, and a body that is right. {names} are filled with real ids."""
-
-    who: str | None
-    path: str
-    body: dict[str, Any]
-    may_be: tuple[tuple[str, str], ...] = ()
-    """Values that look wrong and are not: a pointer and JSON, or a pointer and `*` for any text."""
-
-    @property
-    def wants_key(self) -> bool:
-        return self.path.startswith("/orders/")
-
-
-NEW_USER = {"email": "carol@example.com", "password": PASSWORD}
-TIER = tier("Floor", sale_starts_at="2098-01-01", sale_ends_at="2098-02-01")
-EVENT = {
-    "name": "Concert",
-    "description": "Loud",
-    "venue": {"name": "Hall", "address": "Here"},
-    "starts_at": "2099-03-01T19:30:00+08:00",
-    "ends_at": "2099-03-01T22:30:00+08:00",
-    "time_zone": "Asia/Taipei",
-    "url": "https://example.com/concert",
-    "hold_seconds": 300,
-    "tickets_per_user_max": 4,
-    "tiers": [TIER],
-}
-EVENT_CHANGE = {name: value for name, value in EVENT.items() if name != "tiers"}
-NULLABLE_TIER = ((r"/sale_(starts|ends)_at", "null"), (r"/price/currency", "null"))
-PRICES = ((r"/price/amount", "0"), (r"/price/amount", "2147483648"), (r"/capacity", "0"))
-NULLABLE_EVENT = ((r"/(ends_at|url)", "null"),)
-NEW_EVENT_MAY_BE = (
-    *NULLABLE_EVENT,
-    (r"/(time_zone|hold_seconds|tickets_per_user_max)", "null"),
-    (r"/tiers", "[]"),
-    (r"/venue", "{}"),
-    (r"/description", f'"{LONG}"'),
-    *((f"/tiers/0{pointer}", value) for pointer, value in (*NULLABLE_TIER, *PRICES)),
-)
-
-TAKING = {
-    "POST /users/register": Taking(None, "/users/register", NEW_USER | {"name": "Carol"}, ((r"/name", "null"),)),
-    "POST /users/login": Taking(None, "/users/login", NEW_USER),
-    "POST /users/refresh": Taking(None, "/users/refresh", {"refresh_token": "x" * 43}),
-    "POST /users/logout": Taking(None, "/users/logout", {"refresh_token": "x" * 43}),
-    "POST /users/administrator": Taking(None, "/users/administrator", NEW_USER | {"token": "x" * 43}),
-    "POST /users/{user_id}/role": Taking("ada", "/users/{user_id}/role", {"role": "organiser"}),
-    "POST /events": Taking("olga", "/events", EVENT, NEW_EVENT_MAY_BE),
-    "PATCH /events/{event_id}": Taking(
-        "olga",
-        "/events/{event_id}",
-        EVENT_CHANGE,
-        (*NULLABLE_EVENT, (r"/venue", "{}"), (r"/description", f'"{LONG}"')),
-    ),
-    "POST /events/{event_id}/tiers": Taking("olga", "/events/{event_id}/tiers", TIER, (*NULLABLE_TIER, *PRICES)),
-    "PATCH /events/{event_id}/tiers/{tier_id}": Taking(
-        "olga", "/events/{event_id}/tiers/{tier_id}", TIER | {"paused": True}, (*NULLABLE_TIER, *PRICES)
-    ),
-    "POST /orders/create": Taking(
-        "alice", "/orders/create", {"event_id": "{event_id}", "lines": [{"tier_id": "{tier_id}", "quantity": 1}]}
-    ),
-    "POST /orders/{order_id}/confirm": Taking("alice", "/orders/{order_id}/confirm", {"payment_token": "tok_ok"}),
-    "POST /orders/{order_id}/cancel": Taking("alice", "/orders/{order_id}/cancel", {}),
-}
-TAKING_NOTHING = {"POST /events/{event_id}/publish", "POST /events/{event_id}/cancel"}
-TAKING_FILES = {"POST /events/import"}
-
-STRINGS = [r'"\u0000"', r'"a\u0000b"', r'"\ud800"', r'"\udc00x"', f'"{LONG}"', "7", "true", "null", "[]", "{}", '["a"]']
-INTEGERS = ["0", "-1", "1.5", '"1"', "true", "null", "[]", "{}", "1e400", str(2**31), str(2**63), str(2**64), "9" * 400]
-OBJECTS = ["[]", "null", "7", '"x"', "true", "[{}]", '{"surprise": 1}', "{" + '"a":{' * 200 + "}" * 201]
-LISTS = ["{}", "null", "7", '"x"', "[[]]", "[null]", "[7]", "[" * 200 + "]" * 200, f"[{'{},' * 150}{{}}]"]
-
-
-class Ids(NamedTuple):
-    """The real ones."""
-
-    user_id: str
-    event_id: str
-    tier_id: str
-    order_id: str
+from house import House, asking, refused, tier
 
 
 @pytest.fixture
 async def house(settings: Settings, pool: Pool) -> AsyncIterator[House]:
-    many = {"user_purchases_burst": 100_000, "address_sign_ins_burst": 100_000, "account_failures_burst": 100}
-    async with open_house(
-        settings, pool, body_bytes_max=BODY_BYTES_MAX, import_bytes_max=2 * BODY_BYTES_MAX, **many
-    ) as opened:
+    async with bounded_house(settings, pool) as opened:
         yield opened
 
 
 @pytest.fixture
 async def real(house: House) -> Ids:
-    event = await house.event(tickets_per_user_max=1000)
-    order = await house.order("alice", "key", event)
-    return Ids(house.id("bob"), event["id"], event["tiers"][0]["id"], order["id"])
-
-
-def filled(text: str, real: Ids) -> str:
-    """A path or a body with real ids."""
-    return re.sub(r"\{(\w+_id)\}", lambda match: str(getattr(real, match[1])), text)
-
-
-async def send(house: House, name: str, real: Ids, content: str | bytes, **headers: str) -> httpx.Response:
-    """One request to a route of TAKING with this body."""
-    taking = TAKING[name]
-    given = {"Content-Type": "application/json"} | (KEY if taking.wants_key else {}) | headers
-    method = name.partition(" ")[0]
-    return await house.ask(taking.who, method, filled(taking.path, real), content=content, headers=given)
-
-
-class Wrongs:
-    """Collects every reply that was not as expected, so that one run shows them all; and compares the rows."""
-
-    def __init__(self, house: House, before: dict[str, int]) -> None:
-        self._house = house
-        self._before = before
-        self._found: list[str] = []
-
-    def expect(self, reply: httpx.Response, expected: str, what: object) -> None:
-        """`expected` is a pattern of `status code`."""
-        answer = f"{reply.status_code} success" if reply.status_code < 400 else refused(reply)
-        if not re.fullmatch(expected, answer):
-            self._found.append(f"{answer} instead of {expected}: {str(what)[:150]}")
-
-    async def none(self) -> None:
-        """There were none, and nothing was written."""
-        assert not self._found, "\n".join(self._found)
-        assert await self._house.rows() == self._before
-
-
-async def watching(house: House) -> Wrongs:
-    """Begins to watch."""
-    return Wrongs(house, await house.rows())
-
-
-async def test_every_route_that_takes_something_is_here(house: House) -> None:
-    document = (await house.client.get("/openapi.json")).json()
-    taking = {
-        f"{method.upper()} {path}"
-        for path, operations in document["paths"].items()
-        for method in operations
-        if method in ("post", "patch", "put")
-    }
-    assert taking == TAKING.keys() | TAKING_NOTHING | TAKING_FILES
-
-
-async def test_a_body_that_is_not_json(house: House, real: Ids) -> None:
-    wrongs = await watching(house)
-    for name in TAKING:
-        for content in (
-            b"{",
-            b'{"a":}',
-            b"{'a': 1}",
-            b'{"a": 1,}',
-            b"{} {}",
-            b'{"a": NaN}',
-            b'{"a": -Infinity}',
-            b'{"a": 01}',
-            b'{"a": "\xff"}',
-            b'{"a": "raw\x00nul"}',
-            b"\xef\xbb\xbf{}",
-            b"\x00",
-            b"   ",
-            "{}".encode("utf-16"),
-            b"[" * 10_000,
-            b'{"a":' * 3_000,
-            b'{"email": 1, "role": 1, "name": 1, "event_id": 1, "payment_token": 1',
-        ):
-            wrongs.expect(await send(house, name, real, content), "400 broken_json", (name, content))
-        if name != "POST /orders/{order_id}/cancel":
-            wrongs.expect(await send(house, name, real, b""), "400 broken_json", (name, "empty"))
-    await wrongs.none()
-
-
-async def test_a_body_that_is_not_an_object_or_has_more_in_it(house: House, real: Ids) -> None:
-    wrongs = await watching(house)
-    for name, taking in TAKING.items():
-        for content in ("[]", "7", '"text"', "null", "true", "[{}]", "1e400", "[" * 500 + "]" * 500):
-            wrongs.expect(await send(house, name, real, content), "422 validation", (name, content))
-        for field in ("surprise", "id", "user_id", "__proto__", "a/b~c", "😀", "x" * 5_000, ""):
-            body = json.loads(filled(json.dumps(taking.body), real)) | {field: {"deep": [1]}}
-            reply = await send(house, name, real, json.dumps(body))
-            wrongs.expect(reply, "422 validation", (name, field))
-            escaped = field.replace("~", "~0").replace("/", "~1")
-            assert [fault["pointer"] for fault in reply.json()["errors"]] == [f"/{escaped}"[:200]]
-    await wrongs.none()
-
-
-async def test_a_body_that_is_too_large(house: House, real: Ids) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(BODY_BYTES_MAX):
-            yield b"[" * 100
-
-    wrongs = await watching(house)
-    for name in TAKING:
-        wrongs.expect(await send(house, name, real, b" " * (BODY_BYTES_MAX + 1)), "413 too_large", name)
-        wrongs.expect(await send(house, name, real, b"[" * 100_000), "413 too_large", name)
-        wrongs.expect(await send(house, name, real, chunks()), "413 too_large", (name, "chunks"))  # type: ignore[arg-type]
-        for length in (str(BODY_BYTES_MAX + 1), "9" * 18, "9" * 5_000):
-            reply = await send(house, name, real, b"{}", **{"Content-Length": length})
-            wrongs.expect(reply, "413 too_large", (name, length))
-    await wrongs.none()
-
-
-async def test_a_body_of_another_type(house: House, real: Ids) -> None:
-    wrongs = await watching(house)
-    types = (
-        "text/plain",
-        "",
-        "json",
-        "application/jsonx",
-        "application/json, text/plain",
-        "application/x-www-form-urlencoded",
-    )
-    for name, taking in TAKING.items():
-        body = filled(json.dumps(taking.body), real)
-        for value in (*types, "application/json; charset=utf-16", "application/json;charset=big5", "\xff"):
-            reply = await send(house, name, real, body, **{"Content-Type": value.encode("latin-1")})  # type: ignore[arg-type]
-            wrongs.expect(reply, "415 unsupported_media_type", (name, value))
-        reply = await send(house, name, real, body, **{"Content-Encoding": "gzip"})
-        wrongs.expect(reply, "415 unsupported_media_type", (name, "gzip"))
-    await wrongs.none()
-
-
-def values_of(body: Any, pointer: str = "") -> list[tuple[str, str]]:
-    """Every pointer into a body with each bad value for what stands there, as JSON."""
-    bad = {str: STRINGS, int: INTEGERS, dict: OBJECTS, list: LISTS, bool: ["0", '"true"', "null", "[]"]}[type(body)]
-    found = [(pointer, value) for value in bad] if pointer else []
-    if isinstance(body, dict):
-        for name, value in body.items():
-            found += values_of(value, f"{pointer}/{name}")
-    elif isinstance(body, list):
-        found += values_of(body[0], f"{pointer}/0")
-    return found
-
-
-def with_value(body: Any, pointer: str, value: str) -> str:
-    """The body's JSON with this JSON in the place of a pointer."""
-    copy = json.loads(json.dumps(body))
-    *steps, last = pointer[1:].split("/")
-    inner = copy
-    for step in steps:
-        inner = inner[int(step) if isinstance(inner, list) else step]
-    inner[int(last) if isinstance(inner, list) else last] = "@here@"
-    return json.dumps(copy).replace('"@here@"', value)
-
-
-@pytest.mark.parametrize("name", [name for name, taking in TAKING.items() if taking.body])
-async def test_a_value_that_cannot_be(house: House, real: Ids, name: str) -> None:
-    taking = TAKING[name]
-    body = json.loads(filled(json.dumps(taking.body), real))
-    wrongs = await watching(house)
-    tried = 0
-    for pointer, value in values_of(taking.body):
-        if any(re.fullmatch(where, pointer) and value == what for where, what in taking.may_be):
-            continue
-        reply = await send(house, name, real, with_value(body, pointer, value))
-        # Half a surrogate pair is JSON to one reader and none to the other.
-        wrongs.expect(
-            reply, "422 validation|400 broken_json" if r"\ud" in value else "422 validation", (pointer, value)
-        )
-        if reply.status_code == 422:
-            faults = [fault["pointer"] for fault in reply.json()["errors"]]
-            assert all(fault.startswith(pointer) or pointer.startswith(fault) for fault in faults), (pointer, faults)
-        tried += 1
-    assert tried >= 4
-    await wrongs.none()
-
-
-@pytest.mark.parametrize("name", [name for name, taking in TAKING.items() if taking.body])
-async def test_a_number_that_is_none(house: House, real: Ids, name: str) -> None:
-    body = json.loads(filled(json.dumps(TAKING[name].body), real))
-    wrongs = await watching(house)
-    for pointer, _ in values_of(TAKING[name].body):
-        for value in ("NaN", "Infinity", "-Infinity", "0x10", "1_000", "+1", "."):
-            wrongs.expect(await send(house, name, real, with_value(body, pointer, value)), "400 broken_json", pointer)
-    await wrongs.none()
-
-
-async def test_odd_texts_are_taken_whole_or_refused(house: House, real: Ids) -> None:
-    texts = [
-        "😀",
-        "é",
-        "e\u0301",
-        "漢字",
-        "\u202e",
-        "\ufeff",
-        "\uffff",
-        "\U0010ffff",
-        "<script>",
-        "'; DROP TABLE x; --",
-        "%00",
-    ]
-    for name, taking in TAKING.items():
-        body = json.loads(filled(json.dumps(taking.body), real))
-        pointers = {pointer for pointer, value in values_of(taking.body) if value == STRINGS[0]}
-        for pointer in pointers:
-            for text in texts:
-                reply = await send(house, name, real, with_value(body, pointer, json.dumps(text)))
-                if reply.status_code >= 400:
-                    assert refused(reply)[:3] in ("401", "404", "409", "410", "422"), (name, pointer, text, reply.text)
+    return await real_ids(house)
 
 
 # Ids
@@ -586,7 +297,7 @@ async def test_a_cursor_of_another_list_is_harmless(house: House, real: Ids) -> 
 async def test_a_file_that_is_no_catalogue(house: House, real: Ids) -> None:
     wrongs = await watching(house)
     for content, content_type, expected in (
-        (b"x" * (2 * BODY_BYTES_MAX + 1), "text/csv", "413 too_large"),
+        (b"x" * (IMPORT_BYTES_MAX + 1), "text/csv", "413 too_large"),
         (b"[]", "application/pdf", "415 unsupported_media_type"),
         (b"[]", "", "415 unsupported_media_type"),
         (b"", "application/json", "200 success"),

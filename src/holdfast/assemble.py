@@ -77,7 +77,7 @@ class House:
             table |= await self._open_orders(pool, auth)
         api = build_api(settings, routers)
         table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
-        self._entry = Entry(api, table, settings.body_bytes_max)
+        self._entry = Entry(api, table, settings)
         self._entry.ready = True
 
     async def close(self) -> None:

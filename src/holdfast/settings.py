@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Addresses or networks, comma-separated, whose X-Forwarded-For is believed."""
     read_seconds_max: float = Field(default=15.0, gt=0, le=600)
     """How long a client may take to send a request's head, and to go on with its body."""
+    requests_waiting_max: int = Field(default=5000, ge=1)
+    """Requests of one process that may be under way, of whatever kind; one more is told to come back (503)."""
     drain_seconds: int = Field(default=10, ge=1, le=120)
 
     # Rates: GCRA, so many a second with a burst
@@ -122,6 +124,8 @@ class Settings(BaseSettings):
     def _limits_fit(self) -> Self:
         if self.batch_orders_max > self.purchases_waiting_max:
             raise ValueError("batch_orders_max must not exceed purchases_waiting_max; raise the latter")
+        if self.purchases_waiting_max > self.requests_waiting_max:
+            raise ValueError("purchases_waiting_max must not exceed requests_waiting_max; raise the latter")
         if self.journal_seconds_max >= self.lease_seconds and self.lease_seconds > 1:
             raise ValueError("journal_seconds_max must be below lease_seconds, or a lease ends while its order is made")
         return self

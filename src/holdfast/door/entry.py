@@ -1,7 +1,8 @@
 """The entry: a method and path table for the hot routes, and everything else to FastAPI."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 import structlog
 
@@ -11,6 +12,9 @@ from holdfast.door.hot import Answer, Handler
 from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.engines.database import AWAY
 from holdfast.errors import Busy, Refusal, refuse
+from holdfast.settings import Settings
+
+Api: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = structlog.get_logger(__name__)
 
@@ -22,20 +26,32 @@ class Entry:
     """The ASGI app: hot routes first, then `api`. `table` is keyed by method and pattern, such as
     ("POST", "/orders/*/confirm"); a path without `*` goes before one with it."""
 
-    def __init__(self, api: object, table: Mapping[tuple[str, str], Handler], body_bytes_max: int) -> None:
+    def __init__(self, api: Api, table: Mapping[tuple[str, str], Handler], settings: Settings) -> None:
         self._api = api
         self._table = {**table, ("GET", "/livez"): self._livez, ("GET", "/readyz"): self._readyz}
         self._patterns: dict[str, list[str]] = {}
         for method, pattern in self._table:
             self._patterns.setdefault(pattern, []).append(method)
-        self._body_bytes_max = body_bytes_max
+        self._body_bytes_max = settings.body_bytes_max
+        self._under_way_max = settings.requests_waiting_max
+        self._under_way = 0
         self.ready = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the lifespan."""
-        if scope["type"] != "http":
-            await self._api(scope, receive, send)  # type: ignore[operator]
+        """One HTTP request."""
+        if self._under_way >= self._under_way_max:
+            request_id = ids.new_request_id()
+            await self._answer(
+                send, _problem(Busy("Too many requests are under way."), request_id), request_id.encode()
+            )
             return
+        self._under_way += 1
+        try:
+            await self._route(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         if path in self._patterns:
             await self._hot(scope, receive, send, path, "")
@@ -47,7 +63,7 @@ class Entry:
             if pattern in self._patterns:
                 await self._hot(scope, receive, send, pattern, path_id)
                 return
-        await self._api(scope, receive, send)  # type: ignore[operator]
+        await self._api(scope, receive, send)
 
     async def _hot(self, scope: Scope, receive: Receive, send: Send, pattern: str, path_id: str) -> None:
         request_id = ids.new_request_id()
