@@ -64,10 +64,13 @@ async def consume(pool: Pool, consumer: Consumer, stop: asyncio.Event, poll_seco
 
 async def prune(pool: Pool, stop: asyncio.Event, poll_seconds: float) -> None:
     """Deletes what every consumer has passed, until `stop`."""
+    position = ("0", 0)
     while not stop.is_set():
         deleted = 0
         try:
-            deleted = int((await pool.execute(SQL["prune"], PRUNE_MAX)).split()[-1])
+            row = await pool.fetchrow(SQL["prune"], *position, PRUNE_MAX)
+            assert row is not None
+            position, deleted = (row["xid"], row["id"]), row["deleted"]
         except AWAY as error:
             _log.warning("outbox not pruned", error=type(error).__name__)
         if deleted < PRUNE_MAX:

@@ -5,12 +5,8 @@ SELECT xid::text AS xid, id FROM outbox.consumers WHERE name = $1
 UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1
 
 -- name: prune
--- Deletes rows that every consumer has passed, at most $1.
-DELETE FROM outbox.events e USING (
-    SELECT p.xid, p.id FROM outbox.events p
-    WHERE (p.xid, p.id) <= (SELECT c.xid, c.id FROM outbox.consumers c ORDER BY c.xid, c.id LIMIT 1)
-    ORDER BY p.xid, p.id LIMIT $1) AS passed
-WHERE (e.xid, e.id) = (passed.xid, passed.id)
+-- Deletes rows after the position $1, $2 that every consumer has passed, at most $3: the position it came to.
+SELECT xid::text AS xid, id, deleted FROM outbox.prune($1::text::xid8, $2, $3)
 
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended('holdfast consumer ' || $1, 0))

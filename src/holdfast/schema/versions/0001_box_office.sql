@@ -228,7 +228,7 @@ CREATE TABLE outbox.events (
     scope       uuid NOT NULL,
     occurred_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (xid, id)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE outbox.events IS
     'One row per state change, written in its transaction. Read in the order (xid, id) and only below the snapshot''s '
     'xmin, since the order of a sequence is not the order of commits.';
@@ -243,6 +243,30 @@ CREATE TABLE outbox.consumers (
     id   bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE outbox.consumers IS 'How far each consumer has come. Rows that all have passed are deleted.';
+
+-- Deletes rows after a position that every consumer has passed, at most p_limit; answers the position it came to. What
+-- lies before the given position was deleted earlier, and is not looked at again: dead rows are not free. Only the index
+-- finds the range quickly, whatever the statistics of a table that is emptied all the time may say.
+CREATE FUNCTION outbox.prune(p_xid xid8, p_id bigint, p_limit integer, OUT xid xid8, OUT id bigint, OUT deleted integer)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+#variable_conflict use_variable
+DECLARE
+    passed record;
+    last record;
+BEGIN
+    SELECT c.xid, c.id INTO passed FROM outbox.consumers c ORDER BY c.xid, c.id LIMIT 1;
+    SELECT e.xid, e.id INTO last FROM outbox.events e
+    WHERE (e.xid, e.id) > (p_xid, p_id) AND (e.xid, e.id) <= (passed.xid, passed.id)
+    ORDER BY e.xid, e.id OFFSET p_limit - 1 LIMIT 1;
+    IF last.xid IS NULL THEN
+        last := passed;
+    END IF;
+    DELETE FROM outbox.events e WHERE (e.xid, e.id) > (p_xid, p_id) AND (e.xid, e.id) <= (last.xid, last.id);
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    xid := last.xid;
+    id := last.id;
+END $$;
+
 INSERT INTO outbox.consumers (name) VALUES ('gate'), ('payments'), ('cancellations');
 
 ---------------------------------------------------------------------------------------------------------------- orders
