@@ -1,6 +1,7 @@
 """Chooses the engines and wires the services to them. Nothing else does."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine
 
 import structlog
@@ -34,6 +35,8 @@ from holdfast.tickets.availability import fresh_availability
 from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
+
+_GARBAGE_THRESHOLD = 50_000
 
 ROLES = ("auth", "tickets", "orders")
 WORKERS = ("expiry", "relay", "payments", "reconcile")
@@ -78,6 +81,10 @@ class House:
         api = build_api(settings, routers)
         table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
         self._entry = Entry(api, table, settings)
+        # What lives as long as the process need not be looked through again and again in the middle of a rush.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GARBAGE_THRESHOLD)
         self._entry.ready = True
 
     async def close(self) -> None:

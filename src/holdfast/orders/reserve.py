@@ -6,8 +6,9 @@ its key, in a batch of its own.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
+from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -27,6 +28,9 @@ from holdfast.settings import Settings
 from holdfast.tickets.fresh import Fresh
 from holdfast.tickets.sale import Sale
 
+_Step: TypeAlias = Written | BaseException | Batcher[Reservation, Written]
+"""What a batch does with one reservation: answers it, or sends it on."""
+
 _log = structlog.get_logger(__name__)
 
 _SETTLED_WAITING_MAX = 100_000
@@ -42,20 +46,18 @@ class Reserve:
         self._lines_max = settings.lines_per_order_max
         self._writer = Writer(settings)
         self._reader = Writer(settings)
-        limits = {
-            "size_max": settings.batch_orders_max,
-            "waiting_max": settings.purchases_waiting_max,
-        }
-        seconds_max = settings.database_timeout_seconds
-        self._gate_batches: Batcher[Reservation, Reservation] = Batcher(
-            "gate", self._pass_gate, seconds_max=seconds_max, **limits
-        )
-        self._journal_batches: Batcher[Reservation, Written] = Batcher(
-            "journal", self._write, seconds_max=seconds_max, **limits
-        )
-        self._lookup_batches: Batcher[Reservation, Written] = Batcher(
-            "lookup", self._look_up, seconds_max=seconds_max, **limits
-        )
+        self._waiting_max = settings.purchases_waiting_max
+        size_max, seconds_max = settings.batch_orders_max, settings.database_timeout_seconds
+
+        def batches(
+            name: str, run: Callable[[list[Reservation]], Awaitable[Sequence[_Step]]]
+        ) -> Batcher[Reservation, Written]:
+            # Counted all together, in `reserve`.
+            return Batcher(name, run, size_max=size_max, waiting_max=self._waiting_max, seconds_max=seconds_max)
+
+        self._gate_batches = batches("gate", self._pass_gate)
+        self._journal_batches = batches("journal", self._write)
+        self._lookup_batches = batches("lookup", self._look_up)
         self._settled: defaultdict[UUID, list[Keyed]] = defaultdict(list)
         self._outdated: defaultdict[UUID, list[Keyed]] = defaultdict(list)
         """Settled for a content of the gate that is not there any more."""
@@ -66,16 +68,19 @@ class Reserve:
     async def reserve(self, user_id: UUID, idempotency_key: str, asked: CreateOrder) -> tuple[Order, bool]:
         """The order and whether it is new. Raises a Refusal."""
         reservation = await self._admit(user_id, idempotency_key, asked)
-        if reservation.refusal is None:
-            reservation = await self._gate_batches.submit(reservation)
-        if reservation.refusal is None:
-            written = await self._journal_batches.submit(reservation)
-        else:
-            written = await self._lookup_batches.submit(reservation)
+        first = self._gate_batches if reservation.refusal is None else self._lookup_batches
+        if self._waiting >= self._waiting_max or self._journal_batches.is_stalled:
+            # Before the gate: a lease that nobody follows up would keep a ticket from the others for a while.
+            raise Busy("Too many are waiting.")
+        written = await first.submit(reservation)
         if written.refusal is not None:
             raise written.refusal
         assert written.order is not None
         return written.order, written.is_new
+
+    @property
+    def _waiting(self) -> int:
+        return self._gate_batches.waiting + self._journal_batches.waiting + self._lookup_batches.waiting
 
     async def drain(self) -> None:
         """Answers what is under way, settles it in the gate, and lets the connections go."""
@@ -117,8 +122,9 @@ class Reserve:
 
     # Gate
 
-    async def _pass_gate(self, batch: list[Reservation]) -> list[Reservation]:
-        """Marks each reservation: leased, refused, or neither (the gate was away: PostgreSQL decides alone)."""
+    async def _pass_gate(self, batch: list[Reservation]) -> Sequence[_Step]:
+        """Marks each reservation (leased, refused, or neither: the gate was away) and sends it on to the journal, or to
+        the look-up that comes before a refusal."""
         by_event: defaultdict[UUID, list[Reservation]] = defaultdict(list)
         for reservation in batch:
             by_event[reservation.event_id].append(reservation)
@@ -126,7 +132,7 @@ class Reserve:
             await self._pass_gate_of(*next(iter(by_event.items())))
         else:
             await asyncio.gather(*(self._pass_gate_of(event_id, some) for event_id, some in by_event.items()))
-        return batch
+        return [self._journal_batches if one.refusal is None else self._lookup_batches for one in batch]
 
     async def _pass_gate_of(self, event_id: UUID, batch: list[Reservation]) -> None:
         settled = self._settled.pop(event_id, [])
@@ -150,7 +156,7 @@ class Reserve:
 
     # Journal
 
-    async def _write(self, batch: list[Reservation]) -> Sequence[Written | BaseException]:
+    async def _write(self, batch: list[Reservation]) -> Sequence[_Step]:
         answers = await write_orders(self._writer, batch)
         for reservation, written in zip(batch, answers, strict=True):
             if not reservation.leased:
@@ -166,7 +172,7 @@ class Reserve:
             self._finish_soon()
         return answers
 
-    async def _look_up(self, batch: list[Reservation]) -> Sequence[Written | BaseException]:
+    async def _look_up(self, batch: list[Reservation]) -> Sequence[_Step]:
         earlier = await find_earlier(self._reader, batch)
         answers = []
         for reservation in batch:
