@@ -1,6 +1,7 @@
 """The gate forgets, lies, lags and comes back; in the end it agrees with PostgreSQL, and nothing has leaked."""
 
 import asyncio
+from uuid import UUID
 
 import pytest
 
@@ -9,7 +10,7 @@ from conftest import Engines
 from holdfast import ids
 from holdfast.clock import utc_now
 from holdfast.engines.database import Pool
-from holdfast.gate.gate import Gate, GateAway, GateStale, hold_key, hold_of
+from holdfast.gate.gate import Ask, Gate, GateAway, GateStale, hold_key, hold_of
 from holdfast.gate.load import load_gate
 from holdfast.gate.reconcile import Reconcile
 from holdfast.settings import Settings
@@ -257,3 +258,38 @@ async def test_a_retry_through_the_gate_of_an_order_made_around_it(settings: Set
     await wait_for_leases(desk, event, 0)
     await desk.relay()
     assert await desk.gate_free(event) == (9,)
+
+
+async def test_more_holds_than_one_call_takes(desk: Desk) -> None:
+    event = await loaded(desk, 10_000)
+    epoch = await epoch_of(desk, event)
+    users = [ids.new_id() for _ in range(5000)]
+    holds = [(hold_key(user, "key"), hold_of(user, event.tiers, [1])) for user in users]
+    await desk.gate.reserve(event.id, epoch, holds, [])
+    assert await desk.gate_free(event) == (5000,)
+    await desk.gate.finish(event.id, epoch, release=[key for key, _ in holds[:4500]])
+    assert await desk.gate_free(event) == (9500,)
+
+
+async def test_one_batch_is_decided_order_by_order(desk: Desk) -> None:
+    event = await loaded(desk, 5, 2)
+    epoch = await epoch_of(desk, event)
+    alice, bob, mallory = ids.new_id(), ids.new_id(), ids.new_id()
+
+    def ask(user: UUID, key: str, *quantities: int, limit: int = 4) -> Ask:
+        return [hold_key(user, key), limit, *hold_of(user, event.tiers[: len(quantities)], quantities)]
+
+    asks: list[Ask] = [
+        ask(alice, "one", 2),
+        ask(alice, "one", 2),
+        ask(bob, "one", 3, 1),
+        ask(alice, "two", 1),
+        ask(bob, "two", 1, limit=4),
+        [hold_key(mallory, "x"), 4, mallory.hex, ids.new_id().hex, 1],
+    ]
+    outcomes = await desk.gate.reserve(event.id, epoch, [], asks)
+    assert outcomes == ["held", "replay", "held", "sold_out", "sold_out", "unknown"]
+    assert await desk.gate_free(event) == (0, 1)
+    limited = await desk.gate.reserve(event.id, epoch, [], [[hold_key(bob, "z"), 4, bob.hex, event.tiers[1].hex, 1]])
+    assert limited == ["user_limit_reached"]
+    assert await desk.gate_free(event) == (0, 1)

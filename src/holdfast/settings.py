@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     purchases_waiting_max: int = Field(default=2000, ge=1)
     """Purchases of one process that may be under way; one more is told to come back (503)."""
     batch_orders_max: int = Field(default=256, ge=1, le=2000)
+    """At most what one call of the gate takes."""
     lease_seconds: int = Field(default=30, ge=1, le=30)
     catalogue_seconds: float = Field(default=0.5, gt=0, le=10)
     """How old the tiers, windows and limits that admission looks at may be."""

@@ -39,68 +39,122 @@ local function move(keys, hold, sign)
     redis.call('HINCRBY', keys[2], hold[1], -sign * tickets)
 end
 
--- hold: [user, tier, quantity, …]. A key that has a tombstone stays gone; one that is unknown is taken anew.
-local function settle(keys, key, hold)
-    if redis.call('ZSCORE', keys[5], key) then
+-- Settles [[key, [user, tier, quantity, …]], …]: a key that is held loses its lease; one that has a tombstone stays
+-- gone; one that is unknown is taken anew. Answers how many were.
+local function settle_all(keys, settled)
+    if #settled == 0 then
         return 0
     end
-    if redis.call('HEXISTS', keys[3], key) == 1 then
-        redis.call('ZREM', keys[4], key)
-        return 0
+    local names, held, taken = {}, {}, 0
+    for i, item in ipairs(settled) do
+        names[i] = item[1]
     end
-    redis.call('HSET', keys[3], key, cjson.encode(hold))
-    move(keys, hold, -1)
-    return 1
+    local found = redis.call('HMGET', keys[3], unpack(names))
+    for i, item in ipairs(settled) do
+        if found[i] then
+            held[#held + 1] = item[1]
+        elseif redis.call('HEXISTS', keys[3], item[1]) == 0 and not redis.call('ZSCORE', keys[5], item[1]) then
+            redis.call('HSET', keys[3], item[1], cjson.encode(item[2]))
+            move(keys, item[2], -1)
+            taken = taken + 1
+        end
+    end
+    if #held > 0 then
+        redis.call('ZREM', keys[4], unpack(held))
+    end
+    return taken
 end
 
--- ask: [key, limit, user, tier, quantity, …]
-local function reserve_one(keys, ask, deadline)
-    local key = ask[1]
-    if redis.call('HEXISTS', keys[3], key) == 1 then
+-- What one batch changes, kept here while it is decided, and written at its end with a call for each key.
+local Batch = {}
+Batch.__index = Batch
+
+local function new_batch(keys)
+    return setmetatable({keys = keys, free = {}, taken = {}, holds = {}, names = {}, is_held = {}}, Batch)
+end
+
+function Batch:free_of(tier)
+    if self.free[tier] == nil then
+        self.free[tier] = tonumber(redis.call('HGET', self.keys[1], 'free:' .. tier) or '') or false
+    end
+    return self.free[tier]
+end
+
+-- ask: [key, limit, user, tier, quantity, …]; known: what the gate holds under its key, or false.
+function Batch:reserve(ask, known)
+    local key, user, tickets = ask[1], ask[3], 0
+    if known or self.is_held[key] then
         return 'replay'
     end
-    local tickets = 0
     for i = 4, #ask, 2 do
-        local free = redis.call('HGET', keys[1], 'free:' .. ask[i])
+        local free = self:free_of(ask[i])
         if not free then
             return 'unknown'
         end
-        if tonumber(free) < ask[i + 1] then
+        if free < ask[i + 1] then
             return 'sold_out'
         end
         tickets = tickets + ask[i + 1]
     end
-    local has = tonumber(redis.call('HGET', keys[2], ask[3]) or 0)
-    if has + tickets > ask[2] then
+    if redis.call('HINCRBY', self.keys[2], user, tickets) > ask[2] then
+        redis.call('HINCRBY', self.keys[2], user, -tickets)
         return 'user_limit_reached'
     end
-    local hold = {}
-    for i = 3, #ask do
-        hold[i - 2] = ask[i]
+    local hold = {user}
+    for i = 4, #ask, 2 do
+        local tier, quantity = ask[i], ask[i + 1]
+        self.free[tier] = self.free[tier] - quantity
+        self.taken[tier] = (self.taken[tier] or 0) + quantity
+        hold[#hold + 1] = tier
+        hold[#hold + 1] = quantity
     end
-    redis.call('HSET', keys[3], key, cjson.encode(hold))
-    redis.call('ZADD', keys[4], deadline, key)
-    redis.call('ZREM', keys[5], key)
-    move(keys, hold, -1)
+    self.is_held[key] = true
+    self.names[#self.names + 1] = key
+    self.holds[#self.holds + 1] = key
+    self.holds[#self.holds + 1] = cjson.encode(hold)
     return 'held'
 end
 
+function Batch:write(deadline)
+    if #self.names == 0 then
+        return
+    end
+    for tier, quantity in pairs(self.taken) do
+        redis.call('HINCRBY', self.keys[1], 'free:' .. tier, -quantity)
+    end
+    local leases = {}
+    for i, key in ipairs(self.names) do
+        leases[2 * i - 1] = deadline
+        leases[2 * i] = key
+    end
+    redis.call('HSET', self.keys[3], unpack(self.holds))
+    redis.call('ZADD', self.keys[4], unpack(leases))
+    redis.call('ZREM', self.keys[5], unpack(self.names))
+end
+
 -- ARGV: epoch, lease in ms, JSON {settle: [[key, hold], …], orders: [ask, …]} -> {'ok', outcome, …} in the orders' order:
--- held, replay, sold_out, user_limit_reached or unknown (a tier that the gate does not have).
+-- held, replay, sold_out, user_limit_reached or unknown (a tier that the gate does not have). At most 2,000 of each,
+-- which is what a call's arguments hold.
 local function reserve(keys, args)
     local refused = stale(keys, args[1], 'open')
     if refused then
         return refused
     end
-    local batch = cjson.decode(args[3])
-    for _, item in ipairs(batch.settle) do
-        settle(keys, item[1], item[2])
+    local asked = cjson.decode(args[3])
+    settle_all(keys, asked.settle)
+    local names = {}
+    for i, ask in ipairs(asked.orders) do
+        names[i] = ask[1]
     end
-    local answer = {'ok'}
-    local deadline = now_ms() + args[2]
-    for i, ask in ipairs(batch.orders) do
-        answer[i + 1] = reserve_one(keys, ask, deadline)
+    if #names == 0 then
+        return {'ok'}
     end
+    local known = redis.call('HMGET', keys[3], unpack(names))
+    local batch, answer = new_batch(keys), {'ok'}
+    for i, ask in ipairs(asked.orders) do
+        answer[i + 1] = batch:reserve(ask, known[i])
+    end
+    batch:write(now_ms() + args[2])
     return answer
 end
 
@@ -112,11 +166,8 @@ local function finish(keys, args)
         return refused
     end
     local batch = cjson.decode(args[3])
-    local taken, released = 0, 0
+    local taken, released = settle_all(keys, batch.settle), 0
     local now = now_ms()
-    for _, item in ipairs(batch.settle) do
-        taken = taken + settle(keys, item[1], item[2])
-    end
     local function remove(key, gives_back)
         local hold = redis.call('HGET', keys[3], key)
         if hold then

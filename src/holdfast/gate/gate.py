@@ -23,6 +23,9 @@ Keyed: TypeAlias = tuple[str, Hold]
 Ask: TypeAlias = list[str | int]
 """[hold key, the user's limit, user, tier, quantity, …]"""
 
+CALL_MAX = 2000
+"""Orders or holds in one call: what a Lua function can unpack, with room to spare."""
+
 _LIBRARY = (files("holdfast.gate") / "gate.lua").read_text("utf-8")
 _encode = msgspec.json.encode
 
@@ -114,7 +117,9 @@ class Gate:
 
         Raises GateAway or GateStale; then nothing is known of the asks' leases, which end by themselves.
         """
-        payload = _encode({"settle": settled, "orders": asks})
+        if len(settled) > CALL_MAX:
+            await self.finish(event_id, epoch, settle=settled[CALL_MAX:])
+        payload = _encode({"settle": settled[:CALL_MAX], "orders": asks})
         return await self._call("holdfast_reserve", event_id, str(epoch), self._lease_ms, payload)
 
     async def finish(
@@ -128,8 +133,10 @@ class Gate:
         leave_tombstones: bool = True,
     ) -> None:
         """Settles, releases and forgets holds by their keys. Each is idempotent. Raises GateAway or GateStale."""
-        payload = _encode({"settle": settle, "release": release, "forget": forget})
-        await self._call("holdfast_finish", event_id, str(epoch), "1" if leave_tombstones else "0", payload)
+        for start in range(0, max(len(settle), len(release), len(forget)), CALL_MAX):
+            part = slice(start, start + CALL_MAX)
+            payload = _encode({"settle": settle[part], "release": release[part], "forget": forget[part]})
+            await self._call("holdfast_finish", event_id, str(epoch), "1" if leave_tombstones else "0", payload)
 
     async def load_begin(self, event_id: UUID, epoch: int) -> None:
         """Empties the gate and closes it to everyone of an older epoch."""
