@@ -101,7 +101,7 @@ def assert_nothing_lost(report: dict[str, Any]) -> None:
 
 
 def rush_through(tmp_path: Path, victims: list[str]) -> None:
-    up = Up(tmp_path / "home", "--no-demo").wait_ready()
+    up = Up(tmp_path / "home", "--no-demo", "--workers", "2").wait_ready()
     rush = Rush(up)
     try:
         wait_until(lambda: orders_of(up) > 20, 60)
@@ -131,7 +131,7 @@ def test_the_same_process_is_killed_again_and_again(tmp_path: Path, victim: str)
 def test_everything_is_killed_and_started_again(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     port = str(free_port())
-    up = Up(tmp_path / "home", "--no-demo", "--port", port).wait_ready()
+    up = Up(tmp_path / "home", "--no-demo", "--workers", "2", "--port", port).wait_ready()
     rush = Rush(up)
     try:
         wait_until(lambda: orders_of(up) > 20, 60)
@@ -142,7 +142,7 @@ def test_everything_is_killed_and_started_again(tmp_path: Path, seed: int) -> No
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
         up.stop()
-        up = Up(tmp_path / "home", "--no-demo", "--port", port).wait_ready()
+        up = Up(tmp_path / "home", "--no-demo", "--workers", "2", "--port", port).wait_ready()
         assert_nothing_lost(rush.result())
     finally:
         rush.end()

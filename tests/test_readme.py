@@ -46,7 +46,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`up` as `make up` runs it, but on a folder and a port of its own."""
     folder = tmp_path_factory.mktemp("readme")
     home, data = folder / "home", folder / "data"
-    arguments = ["up", "--data", str(data), "--port", "0", "--workers", "2"]
+    arguments = ["up", "--data", str(data), "--port", "0", "--workers", "1"]
     with subprocess.Popen(
         [sys.executable, "-m", "holdfast.cli.main", *arguments], cwd=folder, env=environment_of(home), text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

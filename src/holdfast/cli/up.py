@@ -21,8 +21,8 @@ def up(
         bool, typer.Option(help="Put a demo event on sale at the first start; only on the loopback address.")
     ] = True,
     workers: Annotated[
-        int, typer.Option(min=1, max=16, help="How many server processes.", show_default="one a core, at most 2")
-    ] = min(2, os.cpu_count() or 1),
+        int, typer.Option(min=1, max=64, help="How many server processes.", show_default="one for every two cores")
+    ] = max(1, (os.cpu_count() or 1) // 2),
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     as_json: JsonOption = False,
 ) -> None:
