@@ -5,7 +5,8 @@ PYTHON ?= python3
 PORT ?=
 ARGS ?=
 
-# Nothing is written outside this folder. pip's index and certificates, if they are configured, are uv's too.
+# Nothing is written outside this folder. pip's index and certificates, if they are configured, are uv's too; without,
+# uv trusts whom the system trusts.
 export UV_CACHE_DIR := $(CURDIR)/.venv/cache/uv
 export PIP_CACHE_DIR := $(CURDIR)/.venv/cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -98,7 +99,9 @@ set -e; \
 index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}}"; \
 if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 cert="$${SSL_CERT_FILE:-$${PIP_CERT:-$$($(BIN)/python -m pip config get global.cert 2>/dev/null || true)}}"; \
-if [ -n "$$cert" ]; then export SSL_CERT_FILE="$$cert"; fi; \
+if [ -n "$$cert" ]; then export SSL_CERT_FILE="$$cert"; \
+elif [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ]; then \
+	export UV_SYSTEM_CERTS=1; fi; \
 $(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements-tools.txt $(1); \
 $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 endef
