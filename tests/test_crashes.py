@@ -66,6 +66,7 @@ asyncio.run(count())
 
 def kill(up: Up, victim: str) -> None:
     """kill -9 of one process of this kind; returns when another has taken its place."""
+    wait_until(lambda: bool(pids_of(up, victim)), 60)
     before = pids_of(up, victim)
     os.kill(min(before), signal.SIGKILL)
     wait_until(lambda: len(pids_of(up, victim)) == len(before) and pids_of(up, victim) != before, 60)
