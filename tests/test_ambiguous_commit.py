@@ -116,4 +116,8 @@ async def waiting_backend(pool: Pool) -> int:
             await asyncio.sleep(0.01)
 
 
-_WAITS_FOR_STANDBY = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
+# The journal's alone: a gate that is being loaded commits too, and waits as well.
+_WAITS_FOR_STANDBY = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database() "
+    "AND application_name = 'holdfast journal'"
+)
