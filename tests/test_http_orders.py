@@ -269,7 +269,7 @@ async def test_someone_elses_order_is_404(house: House) -> None:
         ("/events/evt_00000000000000000000000000", "GET, PATCH"),
         ("/users/register", "POST"),
         ("/openapi.json", "GET"),
-        ("/livez", "GET"),
+        ("/livez", "GET, POST"),
     ],
 )
 async def test_a_wrong_method_is_405_with_allow(house: House, path: str, allow: str) -> None:

@@ -60,6 +60,7 @@ ROUTES = [
     Route("GET /.well-known/jwks.json", ANYONE, "/.well-known/jwks.json"),
     Route("GET /setup", ANYONE, "/setup"),
     Route("GET /livez", ANYONE, "/livez"),
+    Route("POST /livez", ANYONE, "/livez"),
     Route("GET /readyz", ANYONE, "/readyz"),
     Route("GET /events", ANYONE, "/events"),
     Route("GET /events/{event_id}", ANYONE, "/events/{event}"),

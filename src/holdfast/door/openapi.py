@@ -187,3 +187,10 @@ _PROCESS_PATHS: dict[str, Any] = {
         ("readyz", "Whether this process takes requests. It looks at itself alone, never at an engine."),
     )
 }
+_PROCESS_PATHS["/livez"]["post"] = _operation(
+    "do_nothing",
+    "Reads a body and does nothing: what a request costs by itself.",
+    "process",
+    {"200": ("Done", "Status")},
+    signed_in=False,
+)
