@@ -11,6 +11,7 @@ from holdfast.engines.database import Pool
 from holdfast.errors import Refusal
 from holdfast.gate.consumer import gate_consumer
 from holdfast.gate.gate import Gate
+from holdfast.orders.basket import basket_of
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.order import ConfirmOrder, CreateOrder, LineAsked, Order
@@ -53,7 +54,7 @@ class Desk(NamedTuple):
 
     async def buy(self, user: UUID, key: str, event: Event, *quantities: int) -> tuple[Order, bool]:
         """One purchase: the order, and whether it is new."""
-        return await self.reserve.reserve(user, key, event.ask(*quantities))
+        return await self.reserve.reserve(user, key, basket_of(event.ask(*quantities)))
 
     async def try_buy(self, user: UUID, key: str, event: Event, *quantities: int) -> str:
         """One purchase: `made`, `again` or the code of its refusal."""

@@ -10,7 +10,7 @@ from conftest import Engines
 from holdfast import ids
 from holdfast.clock import utc_now
 from holdfast.engines.database import Pool
-from holdfast.gate.gate import Ask, Gate, GateAway, GateStale, hold_key, hold_of
+from holdfast.gate.gate import Ask, Gate, GateAway, GateStale, Want, hold_key, hold_of
 from holdfast.gate.load import load_gate
 from holdfast.gate.reconcile import Reconcile
 from holdfast.settings import Settings
@@ -84,7 +84,7 @@ async def test_another_epoch_is_refused(desk: Desk) -> None:
     epoch = await epoch_of(desk, event)
     for other in (epoch - 1, epoch + 1):
         with pytest.raises(GateStale):
-            await desk.gate.reserve(event.id, other, [], [])
+            await desk.gate.reserve(event.id, other, [], [], [])
     with pytest.raises(GateStale):
         await desk.gate.load_begin(event.id, epoch - 1)
 
@@ -141,8 +141,9 @@ async def test_a_lease_without_an_order_ends_and_one_with_an_order_is_settled(se
         await desk.gate.reserve(
             event.id,
             epoch,
+            [[4, event.tiers[0].hex, 2]],
             [],
-            [[hold_key(user, "key"), 4, *hold_of(user, event.tiers, [2])] for user in (alice, bob)],
+            [(hold_key(user, "key"), 0) for user in (alice, bob)],
         )
         # Bob's order was committed, and whoever should have settled its lease has died.
         async with open_desk(settings, pool, gate_url="") as without:
@@ -265,7 +266,7 @@ async def test_more_holds_than_one_call_takes(desk: Desk) -> None:
     epoch = await epoch_of(desk, event)
     users = [ids.new_id() for _ in range(5000)]
     holds = [(hold_key(user, "key"), hold_of(user, event.tiers, [1])) for user in users]
-    await desk.gate.reserve(event.id, epoch, holds, [])
+    await desk.gate.finish(event.id, epoch, settle=holds)
     assert await desk.gate_free(event) == (5000,)
     await desk.gate.finish(event.id, epoch, release=[key for key, _ in holds[:4500]])
     assert await desk.gate_free(event) == (9500,)
@@ -276,20 +277,24 @@ async def test_one_batch_is_decided_order_by_order(desk: Desk) -> None:
     epoch = await epoch_of(desk, event)
     alice, bob, mallory = ids.new_id(), ids.new_id(), ids.new_id()
 
-    def ask(user: UUID, key: str, *quantities: int, limit: int = 4) -> Ask:
-        return [hold_key(user, key), limit, *hold_of(user, event.tiers[: len(quantities)], quantities)]
+    wants: list[Want] = []
 
-    asks: list[Ask] = [
+    def ask(user: UUID, key: str, *quantities: int) -> Ask:
+        wants.append([4, *hold_of(user, event.tiers[: len(quantities)], quantities)[1:]])
+        return hold_key(user, key), len(wants) - 1
+
+    asks = [
         ask(alice, "one", 2),
         ask(alice, "one", 2),
         ask(bob, "one", 3, 1),
         ask(alice, "two", 1),
-        ask(bob, "two", 1, limit=4),
-        [hold_key(mallory, "x"), 4, mallory.hex, ids.new_id().hex, 1],
+        ask(bob, "two", 1),
+        (hold_key(mallory, "x"), len(wants)),
     ]
-    outcomes = await desk.gate.reserve(event.id, epoch, [], asks)
+    wants.append([4, ids.new_id().hex, 1])
+    outcomes = await desk.gate.reserve(event.id, epoch, wants, [], asks)
     assert outcomes == ["held", "replay", "held", "sold_out", "sold_out", "unknown"]
     assert await desk.gate_free(event) == (0, 1)
-    limited = await desk.gate.reserve(event.id, epoch, [], [[hold_key(bob, "z"), 4, bob.hex, event.tiers[1].hex, 1]])
+    limited = await desk.gate.reserve(event.id, epoch, [[4, event.tiers[1].hex, 1]], [], [(hold_key(bob, "z"), 0)])
     assert limited == ["user_limit_reached"]
     assert await desk.gate_free(event) == (0, 1)

@@ -9,6 +9,7 @@ from box_office import Audit, Desk, Event, audit, counted, open_desk, order_ids,
 from holdfast import ids
 from holdfast.engines.database import Pool
 from holdfast.gate.load import load_gate
+from holdfast.orders.basket import basket_of, offer_of
 from holdfast.orders.journal import SQL, Reservation, _columns
 from holdfast.settings import Settings
 
@@ -84,19 +85,7 @@ def reservation(event: Event, desk: Desk, key: str) -> Reservation:
     """An order of Alice's as it comes to the journal."""
     sale = desk.sales.peek(event.id)[1]
     assert sale is not None
-    return Reservation(
-        user_id=_ALICE,
-        event_id=event.id,
-        idempotency_key=key,
-        fingerprint=b"same",
-        tier_ids=[event.tiers[0]],
-        quantities=[1],
-        unit_prices=[1],
-        tickets=1,
-        total_amount=1,
-        currency="TWD",
-        sale=sale,
-    )
+    return Reservation(_ALICE, key, offer_of(basket_of(event.ask(1)), sale))
 
 
 _ALICE = ids.new_id()
@@ -109,7 +98,7 @@ async def race_one_key(desk: Desk, event: Event) -> int:
     async def write() -> None:
         connection = await asyncpg.connect(desk.settings.database_url.get_secret_value())
         try:
-            await connection.fetch(SQL["reserve"], False, *_columns([reservation(event, desk, "one key")]))
+            await connection.fetch(SQL["journal"], False, *_columns([reservation(event, desk, "one key")]))
         finally:
             await connection.close()
 
@@ -125,7 +114,7 @@ async def test_the_unique_key_makes_one_order_of_eight_tries(desk: Desk) -> None
 
 async def test_control_without_the_unique_key_there_are_duplicates(desk: Desk) -> None:
     # The same function with its conflict clause, and no constraint that could ever conflict.
-    definition: str = await desk.pool.fetchval("SELECT pg_get_functiondef('orders.reserve'::regproc)")
+    definition: str = await desk.pool.fetchval("SELECT pg_get_functiondef('orders.journal'::regproc)")
     await desk.pool.execute(definition.replace("ON CONFLICT ON CONSTRAINT orders_key_unique DO NOTHING", ""))
     await desk.pool.execute("ALTER TABLE orders.orders DROP CONSTRAINT orders_key_unique")
     event = await put_on_sale(desk.pool, 100, tickets_per_user_max=100)

@@ -266,6 +266,7 @@ async def test_a_parameter_that_cannot_be(house: House, real: Ids) -> None:
         "to=2026-13-01",
         "from=%00",
         "to=" + "9" * 99,
+        "limit=1&q=x&limit=2",
     ):
         wrongs.expect(await house.ask(None, "GET", f"/events?{query}"), "422 validation", query)
     for path, who in (

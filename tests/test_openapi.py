@@ -86,7 +86,7 @@ async def test_an_invalid_document_is_seen_to_be_so(document: dict[str, Any]) ->
 
 
 async def test_the_document_has_every_route(app: App, document: dict[str, Any]) -> None:
-    entry = app._entry
+    entry = app.entry
     assert entry is not None
     api: Any = entry._api
     served = {f"{method} {pattern}" for method, pattern in entry._table}

@@ -10,8 +10,8 @@ from holdfast.auth.service import Auth, open_auth
 from holdfast.auth.workers import forget_sessions
 from holdfast.door.api import build_api
 from holdfast.door.entry import Entry
-from holdfast.door.exchange import Receive, Scope, Send
-from holdfast.door.hot import Handler, OrderRoutes, TicketRoutes
+from holdfast.door.exchange import Handler, Receive, Scope, Send
+from holdfast.door.hot import OrderRoutes, TicketRoutes
 from holdfast.door.openapi import openapi_handler
 from holdfast.engines.database import AWAY, Pool, open_pool
 from holdfast.gate.consumer import gate_consumer
@@ -50,15 +50,16 @@ class House:
     def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
         self._settings = settings
         self._roles = roles
-        self._entry: Entry | None = None
+        self.entry: Entry | None = None
+        """There once it is open."""
         self._closers: list[Callable[[], Awaitable[None] | None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif self._entry is not None:
-            await self._entry(scope, receive, send)
+        elif self.entry is not None:
+            await self.entry(scope, receive, send)
 
     async def open(self) -> None:
         """Opens the services. Needs the running event loop of this process."""
@@ -80,17 +81,17 @@ class House:
             table |= await self._open_orders(pool, auth)
         api = build_api(settings, routers)
         table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
-        self._entry = Entry(api, table, settings)
+        self.entry = Entry(api, table, settings)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GARBAGE_THRESHOLD)
-        self._entry.ready = True
+        self.entry.ready = True
 
     async def close(self) -> None:
         """Drains what is under way, then lets the engines go."""
-        if self._entry is not None:
-            self._entry.ready = False
+        if self.entry is not None:
+            self.entry.ready = False
         while self._closers:
             closing = self._closers.pop()()
             if closing is not None:

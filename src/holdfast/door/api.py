@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
@@ -110,12 +111,24 @@ class _Frame:
         state["request_id"] = request_id
         answer = _Answer(send, request_id)
         try:
+            _refuse_repeated(scope["query_string"])
             await self._app(scope, _Body(self._settings, scope, receive).receive, answer.send)
         except Exception as error:
             if answer.started:
                 # Half an answer cannot be taken back; the server logs this and closes the connection.
                 raise
             await answer.send_problem(_refusal(error, scope, request_id))
+
+
+def _refuse_repeated(query_string: bytes) -> None:
+    """Twice is as good as wrong here too: FastAPI would silently take the last one."""
+    if b"&" not in query_string:
+        return
+    seen = set()
+    for name, _ in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        if name in seen:
+            raise Invalid(Fault(name[:_POINTER_LETTERS_MAX], "This parameter was given twice."))
+        seen.add(name)
 
 
 def _refusal(error: Exception, scope: Scope, request_id: str) -> Refusal:

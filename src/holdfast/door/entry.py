@@ -1,5 +1,6 @@
 """The entry: a method and path table for the hot routes, and everything else to FastAPI."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
@@ -7,24 +8,29 @@ from typing import TypeAlias
 import structlog
 
 from holdfast import ids
-from holdfast.door.exchange import JSON, Headers, Receive, Request, Scope, Send
-from holdfast.door.hot import Answer, Handler
+from holdfast.door.exchange import JSON, Answer, Handler, Headers, Later, Receive, Request, Scope, Send
 from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.engines.database import AWAY
 from holdfast.errors import Busy, Refusal, refuse
 from holdfast.settings import Settings
 
 Api: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Say: TypeAlias = Callable[[Answer], None]
 
 _log = structlog.get_logger(__name__)
 
 # Two segments after the room, at most: /orders/create, /orders/{id}, /orders/{id}/confirm, /events/{id}/tickets.
 _PATH = re.compile(r"/(orders|events)/([^/]{1,64})(?:/([a-z]{1,20}))?")
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class Entry:
-    """The ASGI app: hot routes first, then `api`. `table` is keyed by method and pattern, such as
-    ("POST", "/orders/*/confirm"); a path without `*` goes before one with it."""
+    """Hot routes first, then `api`. `table` is keyed by method and pattern, such as ("POST", "/orders/*/confirm"); a
+    path without `*` goes before one with it.
+
+    A connection asks for a hot route itself (`find`, `admit`, `start`); as an ASGI app the entry does so for whoever
+    has no such connection.
+    """
 
     def __init__(self, api: Api, table: Mapping[tuple[str, str], Handler], settings: Settings) -> None:
         self._api = api
@@ -37,80 +43,156 @@ class Entry:
         self._patterns: dict[str, list[str]] = {}
         for method, pattern in self._table:
             self._patterns.setdefault(pattern, []).append(method)
-        self._body_bytes_max = settings.body_bytes_max
+        self.body_bytes_max = settings.body_bytes_max
         self._under_way_max = settings.requests_waiting_max
         self._under_way = 0
         self.ready = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One HTTP request."""
-        if self._under_way >= self._under_way_max:
-            request_id = ids.new_request_id()
-            await self._answer(
-                send, _problem(Busy("Too many requests are under way."), request_id), request_id.encode()
-            )
-            return
-        self._under_way += 1
-        try:
-            await self._route(scope, receive, send)
-        finally:
-            self._under_way -= 1
-
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        if path in self._patterns:
-            await self._hot(scope, receive, send, path, "")
-            return
-        match = _PATH.fullmatch(path)
-        if match is not None:
+    def find(self, method: str, path: str) -> tuple[Handler, str] | None:
+        """The handler of a hot route and the id in its path; None where the path is not hot."""
+        pattern, path_id = path, ""
+        if path not in self._patterns:
+            match = _PATH.fullmatch(path)
+            if match is None:
+                return None
             room, path_id, action = match.groups()
             pattern = f"/{room}/*" if action is None else f"/{room}/*/{action}"
-            if pattern in self._patterns:
-                await self._hot(scope, receive, send, pattern, path_id)
-                return
-        await self._api(scope, receive, send)
+            if pattern not in self._patterns:
+                return None
+        return self._table.get((method, pattern)) or self._refuse_method(pattern), path_id
 
-    async def _hot(self, scope: Scope, receive: Receive, send: Send, pattern: str, path_id: str) -> None:
-        request_id = ids.new_request_id()
-        handler = self._table.get((scope["method"], pattern))
+    def admit(self) -> bool:
+        """Counts one request as under way, if it may be; then `leave` must follow."""
+        if self._under_way >= self._under_way_max:
+            return False
+        self._under_way += 1
+        return True
+
+    def leave(self) -> None:
+        """One request is no longer under way."""
+        self._under_way -= 1
+
+    def start(self, handler: Handler, request: Request, say: Say) -> "asyncio.Task[Answer] | None":
+        """Has a request answered: `say` is called once, at once or later. Returns the task that it takes, if any."""
         try:
-            if handler is None:
-                allow = ", ".join(self._patterns[pattern])
-                raise Refusal("method_not_allowed", headers={"Allow": allow})
-            answer = await handler(Request(scope, receive, path_id, self._body_bytes_max))
-        except Refusal as refusal:
-            answer = _problem(refusal, request_id)
-        except AWAY as error:
-            _log.warning("engine away", request_id=request_id, path=pattern, error=type(error).__name__)
-            answer = _problem(Busy("An engine did not answer in time."), request_id)
+            answer = handler(request)
         except Exception as error:
-            _log.error("unexpected error", request_id=request_id, path=pattern, exc_info=error)
-            answer = _problem(refuse("internal"), request_id)
-        await self._answer(send, answer, request_id.encode())
+            say(explain(error))
+            return None
+        if isinstance(answer, Answer):
+            say(_signed(answer, ids.new_request_id()))
+            return None
+        if isinstance(answer, Later):
+            finish = answer.finish
+            answer.future.add_done_callback(lambda future: self._say_later(finish, future, say))
+            return None
+        task = asyncio.ensure_future(answer)
+        task.add_done_callback(lambda future: self._say_later(asyncio.Future.result, future, say))
+        return task
 
-    async def _livez(self, _: Request) -> Answer:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request, as an ASGI app."""
+        if not self.admit():
+            await _send(send, busy())
+            return
+        try:
+            found = self.find(scope["method"], scope["path"])
+            if found is None:
+                await self._api(scope, receive, send)
+                return
+            handler, path_id = found
+            request = await self._read(scope, receive, path_id)
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self.start(handler, request, lambda said: None if answer.done() else answer.set_result(said))
+            await _send(send, await answer)
+        finally:
+            self.leave()
+
+    async def _read(self, scope: Scope, receive: Receive, path_id: str) -> Request:
+        bytes_max = self.body_bytes_max
+        is_too_large = declares_more(scope["headers"], bytes_max)
+        body = bytearray()
+        more_body = True
+        while more_body and not is_too_large:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return Request(scope["headers"], scope["query_string"], path_id, None, bytes_max)
+            body += message.get("body", b"")
+            more_body = message.get("more_body", False)
+            is_too_large = len(body) > bytes_max
+        return Request(
+            scope["headers"], scope["query_string"], path_id, bytes(body), bytes_max, is_too_large=is_too_large
+        )
+
+    def _say_later(
+        self, finish: "Callable[[asyncio.Future[Answer]], Answer]", future: "asyncio.Future[Answer]", say: Say
+    ) -> None:
+        try:
+            answer = _signed(finish(future), ids.new_request_id())
+        except asyncio.CancelledError:
+            answer = explain(Busy("This process is ending."))
+        except Exception as error:
+            answer = explain(error)
+        say(answer)
+
+    def _refuse_method(self, pattern: str) -> Handler:
+        def refuse_method(_: Request) -> Answer:
+            raise Refusal("method_not_allowed", headers={"Allow": ", ".join(self._patterns[pattern])})
+
+        return refuse_method
+
+    def _livez(self, _: Request) -> Answer:
         return Answer(200, [JSON], b'{"status":"ok"}')
 
-    async def _do_nothing(self, request: Request) -> Answer:
+    def _do_nothing(self, request: Request) -> Answer:
         # What a request costs before anything is done for it: the bench holds every other figure against this one.
-        await request.body()
-        return await self._livez(request)
+        request.body()
+        return self._livez(request)
 
-    async def _readyz(self, request: Request) -> Answer:
+    def _readyz(self, request: Request) -> Answer:
         # This process alone: a shared engine in here would take every replica out at once.
         if not self.ready:
             raise Busy("This process is ending.")
-        return await self._livez(request)
+        return self._livez(request)
 
-    async def _answer(self, send: Send, answer: Answer, request_id: bytes) -> None:
-        headers: Headers = [*answer.headers, (b"x-content-type-options", b"nosniff"), (b"x-request-id", request_id)]
-        if answer.status != 304:
-            headers.append((b"content-length", b"%d" % len(answer.body)))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+
+def declares_more(headers: Headers, bytes_max: int) -> bool:
+    """Whether a request's Content-Length is beyond so many bytes."""
+    return any(name == b"content-length" and value.isdigit() and int(value[:20]) > bytes_max for name, value in headers)
+
+
+def busy() -> Answer:
+    """What is said to one request too many."""
+    return explain(Busy("Too many requests are under way."))
+
+
+def explain(error: Exception) -> Answer:
+    """A refusal as a problem; whatever else escapes is a bug of ours, told in the log alone."""
+    request_id = ids.new_request_id()
+    if isinstance(error, Refusal):
+        return _problem(error, request_id)
+    if isinstance(error, AWAY):
+        _log.warning("engine away", request_id=request_id, error=type(error).__name__)
+        return _problem(Busy("An engine did not answer in time."), request_id)
+    _log.error("unexpected error", request_id=request_id, exc_info=error)
+    return _problem(refuse("internal"), request_id)
 
 
 def _problem(refusal: Refusal, request_id: str) -> Answer:
     headers: Headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
     headers += [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-    return Answer(refusal.kind.status, headers, problem_body(refusal, request_id))
+    return _signed(Answer(refusal.kind.status, headers, problem_body(refusal, request_id)), request_id)
+
+
+def _signed(answer: Answer, request_id: str) -> Answer:
+    """The answer with what every one has."""
+    status, headers, body = answer
+    headers = [*headers, _NOSNIFF, (b"x-request-id", request_id.encode())]
+    if status != 304:
+        headers.append((b"content-length", b"%d" % len(body)))
+    return Answer(status, headers, body)
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -1,12 +1,13 @@
-"""One request of the hot table and its answer, in plain ASGI: no more is read of it than its route needs."""
+"""One request of the hot table and its answer: no more is read of it than its route needs."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias, TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
 
-from holdfast.errors import Fault, Invalid, Refusal, refuse
+from holdfast.errors import Fault, Invalid, refuse
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -21,36 +22,55 @@ Body = TypeVar("Body")
 
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_WANTED = frozenset(
-    (
-        b"authorization",
-        b"content-encoding",
-        b"content-length",
-        b"content-type",
-        b"idempotency-key",
-        b"if-none-match",
-    )
-)
 _KEY_LENGTH_MAX = 255
 _PARAMETERS_MAX = 20
 _FAULT_LETTERS_MAX = 200
 
 
+class Answer(NamedTuple):
+    """Status, headers and body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Later(NamedTuple):
+    """An answer that waits for something: `finish` makes it of the done future, or raises."""
+
+    future: "asyncio.Future[Any]"
+    finish: "Callable[[asyncio.Future[Any]], Answer]"
+
+
+Handler: TypeAlias = "Callable[[Request], Answer | Later | Awaitable[Answer]]"
+"""Answers at once, from a future, or as a coroutine, whichever is the least that its route needs. Raises a Refusal."""
+
+
 class Request:
-    """What a hot route may ask of a request."""
+    """What a hot route may ask of a request. Its body was read before: whole, or None where it ended too early or was
+    larger than `body_bytes_max`."""
 
-    __slots__ = ("_fields", "_receive", "body_bytes_max", "path_id", "scope")
+    __slots__ = ("_body", "_body_bytes_max", "_fields", "_is_too_large", "path_id", "query_string")
 
-    def __init__(self, scope: Scope, receive: Receive, path_id: str, body_bytes_max: int) -> None:
-        self.scope = scope
+    def __init__(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        query_string: bytes,
+        path_id: str,
+        body: bytes | None,
+        body_bytes_max: int,
+        *,
+        is_too_large: bool = False,
+    ) -> None:
+        self.query_string = query_string
         self.path_id = path_id
-        self.body_bytes_max = body_bytes_max
-        self._receive = receive
+        self._body = body
+        self._body_bytes_max = body_bytes_max
+        self._is_too_large = is_too_large
         fields: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name in _WANTED:
-                # Twice is as good as wrong: no two readers may choose differently.
-                fields[name] = value if name not in fields else b"\x00"
+        for name, value in headers:
+            # Twice is as good as wrong: no two readers may choose differently.
+            fields[name] = value if name not in fields else b"\x00"
         self._fields = fields
 
     @property
@@ -75,7 +95,7 @@ class Request:
 
     def query(self, *names: str) -> dict[str, str]:
         """The query's parameters. Raises Invalid for one that is unknown or given twice."""
-        text = self.scope["query_string"].decode("latin-1")
+        text = self.query_string.decode("latin-1")
         if not text:
             return {}
         found: dict[str, str] = {}
@@ -91,24 +111,13 @@ class Request:
             found[name] = values[0]
         return found
 
-    async def body(self) -> bytes:
+    def body(self) -> bytes:
         """The whole body. Raises too_large."""
-        declared = self._fields.get(b"content-length", b"")
-        if declared.isdigit() and int(declared[:20]) > self.body_bytes_max:
-            raise self._too_large()
-        message = await self._receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            gathered = bytearray(body)
-            while message.get("more_body", False) and len(gathered) <= self.body_bytes_max:
-                message = await self._receive()
-                gathered += message.get("body", b"")
-            body = bytes(gathered)
-        if len(body) > self.body_bytes_max:
-            raise self._too_large()
-        if message["type"] == "http.disconnect":
+        if self._is_too_large:
+            raise refuse("too_large", f"At most {self._body_bytes_max} bytes are taken here.")
+        if self._body is None:
             raise refuse("bad_request", "The request ended before its body did.")
-        return body
+        return self._body
 
     def check_json(self) -> None:
         """Raises unsupported_media_type for anything but JSON in UTF-8."""
@@ -117,9 +126,6 @@ class Request:
             b"content-encoding", b"identity"
         ).lower() != b"identity":
             raise refuse("unsupported_media_type")
-
-    def _too_large(self) -> Refusal:
-        return refuse("too_large", f"At most {self.body_bytes_max} bytes are taken here.")
 
 
 def is_json(content_type: bytes) -> bool:

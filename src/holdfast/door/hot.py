@@ -3,38 +3,33 @@
 door -> rates -> idempotency key -> decode -> the order service
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias
+from functools import lru_cache, partial
 from uuid import UUID
 
 import msgspec
 
 from holdfast import ids
 from holdfast.auth.tokens import Identity, Tokens
-from holdfast.door.exchange import JSON, NO_STORE, Headers, Request, decode
+from holdfast.door.exchange import JSON, NO_STORE, Answer, Headers, Later, Request, decode
 from holdfast.errors import Refusal, refuse
+from holdfast.orders.basket import Basket, basket_of
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.history import History, is_owner, parse_limit
-from holdfast.orders.order import CancelOrder, ConfirmOrder, CreateOrder
+from holdfast.orders.journal import Written
+from holdfast.orders.order import CancelOrder, ConfirmOrder, CreateOrder, Order
 from holdfast.orders.reserve import Reserve
 from holdfast.rates import Rate
 from holdfast.settings import Settings
 from holdfast.tickets.availability import AvailabilitySnapshot
 from holdfast.tickets.fresh import Fresh
 
-
-class Answer(NamedTuple):
-    """Status, headers and body."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
+_BASKETS_MAX = 1024
+_BASKET_BYTES_MAX = 2048
 
 _encode = msgspec.json.Encoder().encode
 _create_decoder = msgspec.json.Decoder(CreateOrder)
@@ -50,7 +45,7 @@ class Turnstile:
         self._all = Rate(settings.purchases_per_second / shares, max(settings.purchases_burst // shares, 1), keys_max=1)
         self._user = Rate(settings.user_purchases_per_second, settings.user_purchases_burst)
         self._under_way: set[tuple[UUID, str, str]] = set()
-        self.policy = (b"ratelimit-policy", _policy("user", self._user).encode())
+        self._policy = (b"ratelimit-policy", _policy("user", self._user).encode())
 
     def admit(self, user_id: UUID) -> None:
         """Counts one attempt. Raises rate_limited."""
@@ -61,21 +56,30 @@ class Turnstile:
         if wait:
             raise _rate_limited("all", self._all, wait)
 
-    def remaining(self, user_id: UUID) -> tuple[bytes, bytes]:
-        """The RateLimit header of a user."""
-        return (b"ratelimit", b'"user";r=%d' % self._user.remaining(user_id))
+    def headers(self, user_id: UUID) -> Headers:
+        """What every answer to a user says, with their RateLimit."""
+        return [JSON, NO_STORE, self._policy, (b"ratelimit", b'"user";r=%d' % self._user.remaining(user_id))]
 
-    @contextmanager
-    def one_at_a_time(self, user_id: UUID, operation: str, key: str) -> Iterator[None]:
-        """Holds a key while it is answered. Raises idempotency_key_in_flight for the second one."""
+    def hold(self, user_id: UUID, operation: str, key: str) -> tuple[UUID, str, str]:
+        """Holds a key while it is answered, until `let_go`. Raises idempotency_key_in_flight for the second one."""
         held = (user_id, operation, key)
         if held in self._under_way:
             raise Refusal("idempotency_key_in_flight", headers={"Retry-After": "1"})
         self._under_way.add(held)
+        return held
+
+    def let_go(self, held: tuple[UUID, str, str]) -> None:
+        """The key was answered."""
+        self._under_way.remove(held)
+
+    @contextmanager
+    def one_at_a_time(self, user_id: UUID, operation: str, key: str) -> Iterator[None]:
+        """Holds a key for as long."""
+        held = self.hold(user_id, operation, key)
         try:
             yield
         finally:
-            self._under_way.remove(held)
+            self.let_go(held)
 
 
 def _policy(name: str, rate: Rate) -> str:
@@ -113,20 +117,41 @@ class OrderRoutes:
         self._history = history
         self._turnstile = Turnstile(settings)
 
-    async def create(self, request: Request) -> Answer:
+    def create(self, request: Request) -> Later | Awaitable[Answer]:
         """POST /orders/create"""
         identity, key = self._admit(request)
         request.check_json()
-        asked = decode(_create_decoder, await request.body())
-        with self._turnstile.one_at_a_time(identity.user_id, "create", key):
-            order, is_new = await self._reserve.reserve(identity.user_id, key, asked)
+        basket = _read_basket(request.body())
+        held = self._turnstile.hold(identity.user_id, "create", key)
+        try:
+            future = self._reserve.begin(identity.user_id, key, basket)
+        except BaseException:
+            self._turnstile.let_go(held)
+            raise
+        if future is None:
+            return self._create_when_read(identity, key, basket, held)
+        return Later(future, partial(self._created, identity, held))
+
+    def _created(self, identity: Identity, held: tuple[UUID, str, str], future: "asyncio.Future[Written]") -> Answer:
+        self._turnstile.let_go(held)
+        order, is_new = future.result().order_or_refusal()
+        return self._answer(201 if is_new else 200, order, identity)
+
+    async def _create_when_read(
+        self, identity: Identity, key: str, basket: Basket, held: tuple[UUID, str, str]
+    ) -> Answer:
+        """The same, where the sale has to be read first."""
+        try:
+            order, is_new = await self._reserve.reserve(identity.user_id, key, basket)
+        finally:
+            self._turnstile.let_go(held)
         return self._answer(201 if is_new else 200, order, identity)
 
     async def confirm(self, request: Request) -> Answer:
         """POST /orders/{order_id}/confirm"""
         identity, key = self._admit(request)
         request.check_json()
-        asked = decode(_confirm_decoder, await request.body())
+        asked = decode(_confirm_decoder, request.body())
         order_id = _order_id(request.path_id)
         with self._turnstile.one_at_a_time(identity.user_id, "confirm", key):
             order = await self._confirm.confirm(order_id, identity.user_id, key, asked)
@@ -135,7 +160,7 @@ class OrderRoutes:
     async def cancel(self, request: Request) -> Answer:
         """POST /orders/{order_id}/cancel"""
         identity, key = self._admit(request)
-        body = await request.body()
+        body = request.body()
         if body:
             request.check_json()
             decode(_cancel_decoder, body)
@@ -168,10 +193,20 @@ class OrderRoutes:
     async def _sees_all(self, identity: Identity) -> bool:
         return identity.role == "admin" and await self._is_administrator(identity.user_id)
 
-    def _answer(self, status: int, order: object, identity: Identity) -> Answer:
-        turnstile = self._turnstile
-        headers = [JSON, NO_STORE, turnstile.policy, turnstile.remaining(identity.user_id)]
-        return Answer(status, headers, _encode(order))
+    def _answer(self, status: int, order: Order, identity: Identity) -> Answer:
+        return Answer(status, self._turnstile.headers(identity.user_id), _encode(order))
+
+
+@lru_cache(maxsize=_BASKETS_MAX)
+def _read_small_basket(body: bytes) -> Basket:
+    return basket_of(decode(_create_decoder, body))
+
+
+def _read_basket(body: bytes) -> Basket:
+    """The basket of a body. Almost everyone's is the same, to the byte, and is read once."""
+    if len(body) <= _BASKET_BYTES_MAX:
+        return _read_small_basket(body)
+    return basket_of(decode(_create_decoder, body))
 
 
 class TicketRoutes:
@@ -180,22 +215,29 @@ class TicketRoutes:
     def __init__(self, availability: Fresh[AvailabilitySnapshot]) -> None:
         self._availability = availability
 
-    async def tickets(self, request: Request) -> Answer:
+    def tickets(self, request: Request) -> Answer | Awaitable[Answer]:
         """GET /events/{event_id}/tickets"""
-        if request.scope["query_string"]:
+        if request.query_string:
             request.query()
         event_id = ids.decode(ids.EVENT, request.path_id)
         if event_id is None:
             raise refuse("not_found")
         fresh, snapshot = self._availability.peek(event_id)
-        if not fresh:
-            snapshot = await self._availability.get(event_id)
-        if snapshot is None:
-            raise refuse("not_found")
-        headers = [JSON, (b"cache-control", b"no-cache"), (b"etag", snapshot.etag)]
-        if _is_unchanged(request.if_none_match, snapshot.etag):
-            return Answer(304, headers[1:], b"")
-        return Answer(200, headers, snapshot.body)
+        if fresh:
+            return _availability(snapshot, request)
+        return self._tickets_when_read(event_id, request)
+
+    async def _tickets_when_read(self, event_id: UUID, request: Request) -> Answer:
+        return _availability(await self._availability.get(event_id), request)
+
+
+def _availability(snapshot: AvailabilitySnapshot | None, request: Request) -> Answer:
+    if snapshot is None:
+        raise refuse("not_found")
+    headers = [JSON, (b"cache-control", b"no-cache"), (b"etag", snapshot.etag)]
+    if _is_unchanged(request.if_none_match, snapshot.etag):
+        return Answer(304, headers[1:], b"")
+    return Answer(200, headers, snapshot.body)
 
 
 def _is_unchanged(asked: bytes | None, etag: bytes) -> bool:

@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from holdfast.door.exchange import JSON, Request
-from holdfast.door.hot import Answer, Handler
+from holdfast.door.exchange import JSON, Answer, Handler, Request
 from holdfast.door.problems import Problem
 from holdfast.orders.order import CancelOrder, ConfirmOrder, CreateOrder, Order, OrderPage
 from holdfast.tickets.availability import Availability
@@ -41,7 +40,7 @@ def openapi_handler(api: Any, roles: frozenset[str]) -> Handler:
     """GET /openapi.json. The document is made when it is first asked for."""
     document: list[bytes] = []
 
-    async def openapi(_: Request) -> Answer:
+    def openapi(_: Request) -> Answer:
         if not document:
             document.append(msgspec.json.encode(_document(api.openapi(), roles)))
         return Answer(200, [JSON, (b"cache-control", b"no-cache")], document[0])

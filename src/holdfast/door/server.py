@@ -22,13 +22,15 @@ def serve(
 
     With `fd`, an inherited listening socket is used and `host` and `port` are not. `parent_pipe` is the reading end of
     a pipe whose writing end the parent alone holds: its end means that the parent is gone.
+
+    An app that has an `entry` when it has started is asked for the hot routes of that without ASGI in between.
     """
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=door_protocol(settings),
+        http=door_protocol(settings, lambda: getattr(app, "entry", None)),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -15,6 +15,8 @@
 
 -- Longer than a settle can be late: a lease lasts 30 s at most.
 local TOMBSTONE_MS = 120000
+-- A hold key begins with its user, in hex.
+local USER_LETTERS = 32
 
 local function now_ms()
     local time = redis.call('TIME')
@@ -39,9 +41,9 @@ local function move(keys, hold, sign)
     redis.call('HINCRBY', keys[2], hold[1], -sign * tickets)
 end
 
--- Settles [[key, [user, tier, quantity, …]], …]: a key that is held loses its lease; one that has a tombstone stays
--- gone; one that is unknown is taken anew. Answers how many were.
-local function settle_all(keys, settled)
+-- Settles [[key, …], …]: a key that is held loses its lease; one that has a tombstone stays gone; one that is unknown is
+-- taken anew, as the hold that hold_in finds in its item. Answers how many were.
+local function settle_all(keys, settled, hold_in)
     if #settled == 0 then
         return 0
     end
@@ -54,8 +56,9 @@ local function settle_all(keys, settled)
         if found[i] then
             held[#held + 1] = item[1]
         elseif redis.call('HEXISTS', keys[3], item[1]) == 0 and not redis.call('ZSCORE', keys[5], item[1]) then
-            redis.call('HSET', keys[3], item[1], cjson.encode(item[2]))
-            move(keys, item[2], -1)
+            local hold = hold_in(item)
+            redis.call('HSET', keys[3], item[1], cjson.encode(hold))
+            move(keys, hold, -1)
             taken = taken + 1
         end
     end
@@ -65,12 +68,40 @@ local function settle_all(keys, settled)
     return taken
 end
 
+-- The hold of a user who wants [limit, tier, quantity, …].
+local function hold_of(key, want)
+    local hold = {string.sub(key, 1, USER_LETTERS)}
+    for i = 2, #want do
+        hold[i] = want[i]
+    end
+    return hold
+end
+
 -- What one batch changes, kept here while it is decided, and written at its end with a call for each key.
 local Batch = {}
 Batch.__index = Batch
 
-local function new_batch(keys)
-    return setmetatable({keys = keys, free = {}, taken = {}, holds = {}, names = {}, is_held = {}}, Batch)
+local function new_batch(keys, wants)
+    local tails = {}
+    for i, want in ipairs(wants) do
+        -- A hold is written thousands of times with the same tail.
+        tails[i] = cjson.encode({unpack(want, 2)}):sub(2)
+    end
+    return setmetatable({
+        keys = keys, wants = wants, tails = tails, free = {}, taken = {}, tickets = {}, changed = {}, holds = {},
+        names = {}, is_held = {},
+    }, Batch)
+end
+
+-- Reads how many tickets these orders' users have.
+function Batch:read_users(asked)
+    local users = {}
+    for i, ask in ipairs(asked) do
+        users[i] = string.sub(ask[1], 1, USER_LETTERS)
+    end
+    for i, tickets in ipairs(redis.call('HMGET', self.keys[2], unpack(users))) do
+        self.tickets[users[i]] = tonumber(tickets or 0)
+    end
 end
 
 function Batch:free_of(tier)
@@ -80,38 +111,37 @@ function Batch:free_of(tier)
     return self.free[tier]
 end
 
--- ask: [key, limit, user, tier, quantity, …]; known: what the gate holds under its key, or false.
+-- ask: [key, which of the wants]; known: what the gate holds under its key, or false.
 function Batch:reserve(ask, known)
-    local key, user, tickets = ask[1], ask[3], 0
+    local key, want, tickets = ask[1], self.wants[ask[2] + 1], 0
     if known or self.is_held[key] then
         return 'replay'
     end
-    for i = 4, #ask, 2 do
-        local free = self:free_of(ask[i])
+    for i = 2, #want, 2 do
+        local free = self:free_of(want[i])
         if not free then
             return 'unknown'
         end
-        if free < ask[i + 1] then
+        if free < want[i + 1] then
             return 'sold_out'
         end
-        tickets = tickets + ask[i + 1]
+        tickets = tickets + want[i + 1]
     end
-    if redis.call('HINCRBY', self.keys[2], user, tickets) > ask[2] then
-        redis.call('HINCRBY', self.keys[2], user, -tickets)
+    local user = string.sub(key, 1, USER_LETTERS)
+    if self.tickets[user] + tickets > want[1] then
         return 'user_limit_reached'
     end
-    local hold = {user}
-    for i = 4, #ask, 2 do
-        local tier, quantity = ask[i], ask[i + 1]
+    self.tickets[user] = self.tickets[user] + tickets
+    self.changed[user] = true
+    for i = 2, #want, 2 do
+        local tier, quantity = want[i], want[i + 1]
         self.free[tier] = self.free[tier] - quantity
         self.taken[tier] = (self.taken[tier] or 0) + quantity
-        hold[#hold + 1] = tier
-        hold[#hold + 1] = quantity
     end
     self.is_held[key] = true
     self.names[#self.names + 1] = key
     self.holds[#self.holds + 1] = key
-    self.holds[#self.holds + 1] = cjson.encode(hold)
+    self.holds[#self.holds + 1] = '["' .. user .. '",' .. self.tails[ask[2] + 1]
     return 'held'
 end
 
@@ -122,26 +152,34 @@ function Batch:write(deadline)
     for tier, quantity in pairs(self.taken) do
         redis.call('HINCRBY', self.keys[1], 'free:' .. tier, -quantity)
     end
-    local leases = {}
+    local leases, users = {}, {}
     for i, key in ipairs(self.names) do
         leases[2 * i - 1] = deadline
         leases[2 * i] = key
     end
+    for user in pairs(self.changed) do
+        users[#users + 1] = user
+        users[#users + 1] = self.tickets[user]
+    end
+    redis.call('HSET', self.keys[2], unpack(users))
     redis.call('HSET', self.keys[3], unpack(self.holds))
     redis.call('ZADD', self.keys[4], unpack(leases))
     redis.call('ZREM', self.keys[5], unpack(self.names))
 end
 
--- ARGV: epoch, lease in ms, JSON {settle: [[key, hold], …], orders: [ask, …]} -> {'ok', outcome, …} in the orders' order:
--- held, replay, sold_out, user_limit_reached or unknown (a tier that the gate does not have). At most 2,000 of each,
--- which is what a call's arguments hold.
+-- ARGV: epoch, lease in ms, JSON {wants: [[limit per user, tier, quantity, …], …], settle: [ask, …], orders: [ask, …]},
+-- an ask being [key, which of the wants, from 0] -> {'ok', outcome, …} in the orders' order: held, replay, sold_out,
+-- user_limit_reached or unknown (a tier that the gate does not have). At most 2,000 of each, which is what a call's
+-- arguments hold.
 local function reserve(keys, args)
     local refused = stale(keys, args[1], 'open')
     if refused then
         return refused
     end
     local asked = cjson.decode(args[3])
-    settle_all(keys, asked.settle)
+    settle_all(keys, asked.settle, function(item)
+        return hold_of(item[1], asked.wants[item[2] + 1])
+    end)
     local names = {}
     for i, ask in ipairs(asked.orders) do
         names[i] = ask[1]
@@ -150,7 +188,8 @@ local function reserve(keys, args)
         return {'ok'}
     end
     local known = redis.call('HMGET', keys[3], unpack(names))
-    local batch, answer = new_batch(keys), {'ok'}
+    local batch, answer = new_batch(keys, asked.wants), {'ok'}
+    batch:read_users(asked.orders)
     for i, ask in ipairs(asked.orders) do
         answer[i + 1] = batch:reserve(ask, known[i])
     end
@@ -166,7 +205,9 @@ local function finish(keys, args)
         return refused
     end
     local batch = cjson.decode(args[3])
-    local taken, released = settle_all(keys, batch.settle), 0
+    local released, taken = 0, settle_all(keys, batch.settle, function(item)
+        return item[2]
+    end)
     local now = now_ms()
     local function remove(key, gives_back)
         local hold = redis.call('HGET', keys[3], key)

@@ -20,8 +20,10 @@ Hold: TypeAlias = list[str | int]
 """[user, tier, quantity, tier, quantity, …]; ids are UUIDs in hex."""
 Keyed: TypeAlias = tuple[str, Hold]
 """(hold key, hold)"""
-Ask: TypeAlias = list[str | int]
-"""[hold key, the user's limit, user, tier, quantity, …]"""
+Want: TypeAlias = list[str | int]
+"""[the limit per user, tier, quantity, tier, quantity, …]"""
+Ask: TypeAlias = tuple[str, int]
+"""(hold key, which of the call's wants)"""
 
 CALL_MAX = 2000
 """Orders or holds in one call: what a Lua function can unpack, with room to spare."""
@@ -112,14 +114,15 @@ class Gate:
         """Whether the breaker is open."""
         return monotonic_seconds() < self._closed_until
 
-    async def reserve(self, event_id: UUID, epoch: int, settled: Sequence[Keyed], asks: Sequence[Ask]) -> list[str]:
-        """Settles what was committed, and takes a lease for each ask: its outcome, in the same order.
+    async def reserve(
+        self, event_id: UUID, epoch: int, wants: Sequence[Want], settled: Sequence[Ask], asks: Sequence[Ask]
+    ) -> list[str]:
+        """Settles what was committed, and takes a lease for each ask: its outcome, in the same order. At most CALL_MAX
+        of each.
 
         Raises GateAway or GateStale; then nothing is known of the asks' leases, which end by themselves.
         """
-        if len(settled) > CALL_MAX:
-            await self.finish(event_id, epoch, settle=settled[CALL_MAX:])
-        payload = _encode({"settle": settled[:CALL_MAX], "orders": asks})
+        payload = _encode({"wants": wants, "settle": settled, "orders": asks})
         return await self._call("holdfast_reserve", event_id, str(epoch), self._lease_ms, payload)
 
     async def finish(

@@ -6,10 +6,10 @@ from uuid import UUID
 import msgspec
 
 from holdfast.errors import refuse
+from holdfast.orders.basket import fingerprint
 from holdfast.orders.batch import Batcher
 from holdfast.orders.journal import SQL, read_orders
 from holdfast.orders.order import CancelOrder, Order
-from holdfast.orders.reserve import fingerprint
 from holdfast.orders.writer import Writer
 from holdfast.settings import Settings
 

@@ -14,10 +14,10 @@ import structlog
 from holdfast import ids
 from holdfast.engines.database import AWAY, Pool
 from holdfast.errors import Busy, Fault, Invalid, refuse
+from holdfast.orders.basket import fingerprint
 from holdfast.orders.batch import Batcher
 from holdfast.orders.journal import SQL, read_orders
 from holdfast.orders.order import ConfirmOrder, Order
-from holdfast.orders.reserve import fingerprint
 from holdfast.orders.writer import Writer
 from holdfast.payments.provider import Answer, Provider
 from holdfast.settings import Settings

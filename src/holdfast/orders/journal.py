@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,10 @@ import msgspec
 from holdfast import clock, ids
 from holdfast.engines.database import Pool, load_statements
 from holdfast.errors import Busy, Refusal, refuse
-from holdfast.orders.order import Order, order_of_row, order_view
+from holdfast.gate.gate import hold_key
+from holdfast.orders.basket import Offer
+from holdfast.orders.order import Order, order_of_row, seconds_left
 from holdfast.orders.writer import Writer
-from holdfast.tickets.sale import Sale
 
 SQL = load_statements("holdfast.orders", "orders.sql")
 
@@ -22,26 +24,22 @@ _CONTESTED = (asyncpg.CheckViolationError, asyncpg.NumericValueOutOfRangeError)
 _NOT_ON_SALE = "HF001"
 
 
-class Reservation(msgspec.Struct):
-    """One order on its way: what was asked, under which key, and whether the gate gave a lease."""
+class Reservation(msgspec.Struct, eq=False):
+    """One order on its way: whose, under which key, of what, and whether the gate gave a lease."""
 
     user_id: UUID
-    event_id: UUID
     idempotency_key: str
-    fingerprint: bytes
-    tier_ids: list[UUID]
-    quantities: list[int]
-    unit_prices: list[int]
-    tickets: int
-    total_amount: int
-    currency: str
-    sale: Sale
-    id: UUID = msgspec.field(default_factory=ids.new_id)
+    offer: Offer
     refusal: str | None = None
     """A business refusal found before the journal; it stands unless the key turns out to be a retry."""
+    id: UUID = msgspec.field(default_factory=ids.new_id)
+    hold_key: str = ""
     leased: bool = False
     took_lease: bool = False
     """The lease was made for this very request, and has to be given back when it makes no order."""
+
+    def __post_init__(self) -> None:
+        self.hold_key = hold_key(self.user_id, self.idempotency_key)
 
 
 class Written(msgspec.Struct):
@@ -51,34 +49,36 @@ class Written(msgspec.Struct):
     is_new: bool = False
     refusal: Refusal | None = None
 
+    def order_or_refusal(self) -> tuple[Order, bool]:
+        """The order and whether it is new. Raises the refusal."""
+        if self.refusal is not None:
+            raise self.refusal
+        assert self.order is not None
+        return self.order, self.is_new
+
 
 async def write_orders(writer: Writer, batch: Sequence[Reservation]) -> list[Written]:
     """Commits a batch; one answer each, in order. Raises Busy when the outcome stays unknown."""
     try:
-        row = (await writer.fetch(SQL["reserve"], False, *_columns(batch)))[0]
-        refused: dict[UUID, str] = {}
+        row = (await writer.fetch(SQL["journal"], False, *_columns(batch)))[0]
     except (*_CONTESTED, asyncpg.PostgresError) as error:
         if not isinstance(error, _CONTESTED) and error.sqlstate != _NOT_ON_SALE:
             raise
-        row = (await writer.fetch(SQL["reserve"], True, *_columns(batch)))[0]
-        decided = zip(row["made"], row["outcomes"], strict=True)
-        refused = {order_id: outcome for order_id, outcome in decided if outcome != "held"}
-    made = set(row["made"])
-    retried = [reservation for reservation in batch if reservation.id not in made]
+        row = (await writer.fetch(SQL["journal"], True, *_columns(batch)))[0]
+    made_at: datetime = row["made_at"]
+    outcomes = row["outcomes"] or ["held"] * len(batch)
+    retried = [one for one, outcome in zip(batch, outcomes, strict=True) if outcome == "retry"]
     earlier = await find_earlier(writer, retried) if retried else {}
     now = clock.utc_now()
-    seconds = {reservation.sale.hold_seconds for reservation in batch}
-    ends = {hold_seconds: row["made_at"] + timedelta(seconds=hold_seconds) for hold_seconds in seconds}
     answers = []
-    for reservation in batch:
-        if reservation.id in refused:
-            answers.append(Written(refusal=refuse(refused[reservation.id])))
-        elif reservation.id in made:
-            expires_at = ends[reservation.sale.hold_seconds]
-            answers.append(Written(order=_view(reservation, row["made_at"], expires_at, now), is_new=True))
-        else:
+    for reservation, outcome in zip(batch, outcomes, strict=True):
+        if outcome == "held":
+            answers.append(Written(order=_view(reservation, made_at, now), is_new=True))
+        elif outcome == "retry":
             found = earlier.get((reservation.user_id, reservation.idempotency_key))
             answers.append(found.answer(reservation) if found else Written(refusal=Busy("Try again.")))
+        else:
+            answers.append(Written(refusal=refuse(outcome)))
     return answers
 
 
@@ -91,7 +91,7 @@ class Earlier(msgspec.Struct):
 
     def answer(self, reservation: Reservation) -> Written:
         """The same order for the same request. The order may be this reservation's own, of a commit in doubt."""
-        if self.fingerprint != reservation.fingerprint:
+        if self.fingerprint != reservation.offer.basket.fingerprint:
             return Written(refusal=refuse("idempotency_key_mismatch"))
         return Written(order=self.order, is_new=self.order_id == reservation.id)
 
@@ -115,49 +115,46 @@ async def read_orders(reader: "Writer | Pool", order_ids: Sequence[UUID]) -> dic
 
 
 def _columns(batch: Sequence[Reservation]) -> list[list[Any]]:
-    """The batch as the arrays that orders.reserve takes; an order's lines are a slice of the last three."""
-    line_from, line_to = [], []
-    tiers: list[UUID] = []
-    quantities: list[int] = []
-    prices: list[int] = []
-    for reservation in batch:
-        line_from.append(len(tiers) + 1)
-        tiers += reservation.tier_ids
-        quantities += reservation.quantities
-        prices += reservation.unit_prices
-        line_to.append(len(tiers))
+    """The batch as the arrays that orders.journal takes: the orders, then the offers that they are of, each once, then
+    the offers' lines, of which each has a slice."""
+    numbers: dict[Offer, int] = {}
+    numbered = [numbers.setdefault(reservation.offer, len(numbers) + 1) for reservation in batch]
+    offers = list(numbers)
+    baskets = [offer.basket for offer in offers]
+    line_to = list(accumulate(len(basket.tier_ids) for basket in baskets))
     return [
         [reservation.id for reservation in batch],
         [reservation.user_id for reservation in batch],
-        [reservation.event_id for reservation in batch],
         [reservation.idempotency_key for reservation in batch],
-        [reservation.fingerprint for reservation in batch],
-        line_from,
-        line_to,
-        [reservation.tickets for reservation in batch],
-        [reservation.total_amount for reservation in batch],
-        [reservation.currency for reservation in batch],
-        [reservation.sale.hold_seconds for reservation in batch],
-        [reservation.sale.tickets_per_user_max for reservation in batch],
         [reservation.leased for reservation in batch],
-        tiers,
-        quantities,
-        prices,
+        numbered,
+        [basket.event_id for basket in baskets],
+        [basket.fingerprint for basket in baskets],
+        [to - len(basket.tier_ids) + 1 for basket, to in zip(baskets, line_to, strict=True)],
+        line_to,
+        [basket.tickets for basket in baskets],
+        [offer.total_amount for offer in offers],
+        [offer.currency for offer in offers],
+        [offer.sale.hold_seconds for offer in offers],
+        [offer.sale.tickets_per_user_max for offer in offers],
+        [tier_id for basket in baskets for tier_id in basket.tier_ids],
+        [quantity for basket in baskets for quantity in basket.quantities],
+        [price for offer in offers for price in offer.unit_prices],
     ]
 
 
-def _view(reservation: Reservation, made_at: datetime, expires_at: datetime, now: datetime) -> Order:
-    return order_view(
-        reservation.id,
-        reservation.user_id,
-        reservation.event_id,
-        "reserved",
-        reservation.tier_ids,
-        reservation.quantities,
-        reservation.unit_prices,
-        reservation.total_amount,
-        reservation.currency,
-        made_at,
-        expires_at,
-        now,
+def _view(reservation: Reservation, made_at: datetime, now: datetime) -> Order:
+    offer = reservation.offer
+    expires_at = made_at + timedelta(seconds=offer.sale.hold_seconds)
+    return Order(
+        id=ids.encode(ids.ORDER, reservation.id),
+        user_id=ids.encode(ids.USER, reservation.user_id),
+        event_id=offer.shown_event_id,
+        status="reserved",
+        lines=offer.lines,
+        total=offer.total,
+        created_at=clock.rfc3339(made_at),
+        expires_at=clock.rfc3339(expires_at),
+        expires_in_seconds=seconds_left(expires_at, now),
+        server_time=clock.rfc3339(now),
     )

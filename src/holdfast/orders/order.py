@@ -1,9 +1,7 @@
 """An order on the wire and in PostgreSQL."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
 
@@ -90,54 +88,24 @@ class OrderPage(msgspec.Struct):
     next_cursor: str | None
 
 
-def order_view(
-    order_id: UUID,
-    user_id: UUID,
-    event_id: UUID,
-    status: str,
-    tier_ids: Sequence[UUID],
-    quantities: Sequence[int],
-    unit_prices: Sequence[int],
-    total_amount: int,
-    currency: str,
-    created_at: datetime,
-    expires_at: datetime,
-    now: datetime,
-) -> Order:
-    """The wire form of an order at the moment `now`. A reserved one counts down to its end; others have none."""
-    left = (expires_at - now).total_seconds() if status == "reserved" else 0.0
-    return Order(
-        id=ids.encode(ids.ORDER, order_id),
-        user_id=ids.encode(ids.USER, user_id),
-        event_id=ids.encode(ids.EVENT, event_id),
-        status=status,
-        lines=[
-            Line(ids.encode(ids.TIER, tier_id), quantity, Money(price, currency))
-            for tier_id, quantity, price in zip(tier_ids, quantities, unit_prices, strict=True)
-        ],
-        total=Money(total_amount, currency),
-        created_at=clock.rfc3339(created_at),
-        expires_at=clock.rfc3339(expires_at),
-        expires_in_seconds=max(0, round(left)),
-        server_time=clock.rfc3339(now),
-    )
-
-
 def order_of_row(row: Any) -> Order:
     """The wire form of a row of the statement `orders` in orders.sql."""
-    order = order_view(
-        row["id"],
-        row["user_id"],
-        row["event_id"],
-        row["status"],
-        row["tier_ids"],
-        row["quantities"],
-        row["unit_prices"],
-        row["total_amount"],
-        row["currency"],
-        row["created_at"],
-        row["expires_at"],
-        clock.utc_now(),
+    now = clock.utc_now()
+    lines = [
+        Line(ids.encode(ids.TIER, tier_id), quantity, Money(price, row["currency"]))
+        for tier_id, quantity, price in zip(row["tier_ids"], row["quantities"], row["unit_prices"], strict=True)
+    ]
+    order = Order(
+        id=ids.encode(ids.ORDER, row["id"]),
+        user_id=ids.encode(ids.USER, row["user_id"]),
+        event_id=ids.encode(ids.EVENT, row["event_id"]),
+        status=row["status"],
+        lines=lines,
+        total=Money(row["total_amount"], row["currency"]),
+        created_at=clock.rfc3339(row["created_at"]),
+        expires_at=clock.rfc3339(row["expires_at"]),
+        expires_in_seconds=seconds_left(row["expires_at"], now) if row["status"] == "reserved" else 0,
+        server_time=clock.rfc3339(now),
     )
     if row["ended_at"] is not None:
         order.ended_at = clock.rfc3339(row["ended_at"])
@@ -149,3 +117,8 @@ def order_of_row(row: Any) -> Order:
             for ticket_id, tier_id in zip(row["ticket_ids"], row["ticket_tiers"], strict=True)
         ]
     return order
+
+
+def seconds_left(expires_at: datetime, now: datetime) -> int:
+    """The countdown of a reserved order, in whole seconds."""
+    return max(0, round((expires_at - now).total_seconds()))

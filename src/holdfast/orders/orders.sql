@@ -1,8 +1,8 @@
--- name: reserve
--- The journal: writes a batch of new orders. See orders.reserve in the schema.
-SELECT made_at, made, outcomes FROM orders.reserve($1::boolean, $2::uuid[], $3::uuid[], $4::uuid[], $5::text[],
-    $6::bytea[], $7::integer[], $8::integer[], $9::integer[], $10::bigint[], $11::text[], $12::integer[],
-    $13::integer[], $14::boolean[], $15::uuid[], $16::integer[], $17::bigint[])
+-- name: journal
+-- Writes a batch of new orders. See orders.journal in the schema.
+SELECT made_at, outcomes FROM orders.journal($1::boolean, $2::uuid[], $3::uuid[], $4::text[], $5::boolean[],
+    $6::integer[], $7::uuid[], $8::bytea[], $9::integer[], $10::integer[], $11::integer[], $12::bigint[], $13::text[],
+    $14::integer[], $15::integer[], $16::uuid[], $17::integer[], $18::bigint[])
 
 -- name: keyed
 -- The orders that were made under some keys: $1 users, $2 idempotency keys.

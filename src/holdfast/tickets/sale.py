@@ -1,5 +1,6 @@
 """What admission knows of an event's sale: a snapshot, good for cheap refusals. PostgreSQL decides."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -41,7 +42,7 @@ class Sale(NamedTuple):
     epoch: int
     tiers: dict[UUID, SaleTier]
 
-    def refusal(self, tier_ids: list[UUID]) -> str | None:
+    def refusal(self, tier_ids: Sequence[UUID]) -> str | None:
         """The code under which a purchase of these tiers is refused now, or None."""
         if self.status == "cancelled":
             return "event_cancelled"
