@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from holdfast import ids
 from holdfast.engines.database import Pool
 from holdfast.errors import Refusal
@@ -54,7 +56,10 @@ class Desk(NamedTuple):
 
     async def buy(self, user: UUID, key: str, event: Event, *quantities: int) -> tuple[Order, bool]:
         """One purchase: the order, and whether it is new."""
-        return await self.reserve.reserve(user, key, basket_of(event.ask(*quantities)))
+        written = await self.reserve.reserve(user, key, basket_of(event.ask(*quantities)))
+        if written.refusal is not None:
+            raise written.refusal
+        return msgspec.json.decode(written.body, type=Order), written.is_new
 
     async def try_buy(self, user: UUID, key: str, event: Event, *quantities: int) -> str:
         """One purchase: `made`, `again` or the code of its refusal."""

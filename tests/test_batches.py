@@ -59,7 +59,7 @@ async def test_a_full_queue_turns_away_before_any_work() -> None:
 async def test_a_buyer_who_leaves_does_not_cancel_the_batch() -> None:
     bench = Bench()
     bench.go.clear()
-    leaving, staying = bench.batcher.submit(1), bench.batcher.submit(2)
+    leaving, staying = asyncio.ensure_future(bench.batcher.submit(1)), bench.batcher.submit(2)
     await asyncio.sleep(0)
     leaving.cancel()
     bench.go.set()
@@ -95,4 +95,4 @@ async def test_drain_waits_for_what_is_under_way() -> None:
     assert not draining.done()
     bench.go.set()
     await draining
-    assert all(future.done() for future in waiting)
+    assert all(reply.done for reply in waiting)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import structlog
 
@@ -16,6 +16,7 @@ from holdfast.settings import Settings
 
 Api: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Say: TypeAlias = Callable[[Answer], None]
+Done = TypeVar("Done")
 
 _log = structlog.get_logger(__name__)
 
@@ -83,11 +84,11 @@ class Entry:
             say(_signed(answer, ids.new_request_id()))
             return None
         if isinstance(answer, Later):
-            finish = answer.finish
-            answer.future.add_done_callback(lambda future: self._say_later(finish, future, say))
+            reply, finish = answer
+            reply.when_done(lambda done: _say_later(finish, done, say))
             return None
         task = asyncio.ensure_future(answer)
-        task.add_done_callback(lambda future: self._say_later(asyncio.Future.result, future, say))
+        task.add_done_callback(lambda done: _say_later(asyncio.Future.result, done, say))
         return task
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,17 +125,6 @@ class Entry:
             scope["headers"], scope["query_string"], path_id, bytes(body), bytes_max, is_too_large=is_too_large
         )
 
-    def _say_later(
-        self, finish: "Callable[[asyncio.Future[Answer]], Answer]", future: "asyncio.Future[Answer]", say: Say
-    ) -> None:
-        try:
-            answer = _signed(finish(future), ids.new_request_id())
-        except asyncio.CancelledError:
-            answer = explain(Busy("This process is ending."))
-        except Exception as error:
-            answer = explain(error)
-        say(answer)
-
     def _refuse_method(self, pattern: str) -> Handler:
         def refuse_method(_: Request) -> Answer:
             raise Refusal("method_not_allowed", headers={"Allow": ", ".join(self._patterns[pattern])})
@@ -154,6 +144,16 @@ class Entry:
         if not self.ready:
             raise Busy("This process is ending.")
         return self._livez(request)
+
+
+def _say_later(finish: Callable[[Done], Answer], done: Done, say: Say) -> None:
+    try:
+        answer = _signed(finish(done), ids.new_request_id())
+    except asyncio.CancelledError:
+        answer = explain(Busy("This process is ending."))
+    except Exception as error:
+        answer = explain(error)
+    say(answer)
 
 
 def declares_more(headers: Headers, bytes_max: int) -> bool:

@@ -1,6 +1,5 @@
 """One request of the hot table and its answer: no more is read of it than its route needs."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs
@@ -8,6 +7,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from holdfast.errors import Fault, Invalid, refuse
+from holdfast.orders.batch import Reply
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -36,14 +36,14 @@ class Answer(NamedTuple):
 
 
 class Later(NamedTuple):
-    """An answer that waits for something: `finish` makes it of the done future, or raises."""
+    """An answer that waits for a reply: `finish` makes it of the reply when that is done, or raises."""
 
-    future: "asyncio.Future[Any]"
-    finish: "Callable[[asyncio.Future[Any]], Answer]"
+    reply: Reply[Any]
+    finish: Callable[[Reply[Any]], Answer]
 
 
 Handler: TypeAlias = "Callable[[Request], Answer | Later | Awaitable[Answer]]"
-"""Answers at once, from a future, or as a coroutine, whichever is the least that its route needs. Raises a Refusal."""
+"""Answers at once, from a reply, or as a coroutine, whichever is the least that its route needs. Raises a Refusal."""
 
 
 class Request:

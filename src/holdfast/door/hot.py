@@ -3,7 +3,6 @@
 door -> rates -> idempotency key -> decode -> the order service
 """
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from holdfast.auth.tokens import Identity, Tokens
 from holdfast.door.exchange import JSON, NO_STORE, Answer, Headers, Later, Request, decode
 from holdfast.errors import Refusal, refuse
 from holdfast.orders.basket import Basket, basket_of
+from holdfast.orders.batch import Reply
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.history import History, is_owner, parse_limit
@@ -124,28 +124,33 @@ class OrderRoutes:
         basket = _read_basket(request.body())
         held = self._turnstile.hold(identity.user_id, "create", key)
         try:
-            future = self._reserve.begin(identity.user_id, key, basket)
+            reply = self._reserve.begin(identity.user_id, key, basket)
         except BaseException:
             self._turnstile.let_go(held)
             raise
-        if future is None:
+        if reply is None:
             return self._create_when_read(identity, key, basket, held)
-        return Later(future, partial(self._created, identity, held))
+        return Later(reply, partial(self._created, identity, held))
 
-    def _created(self, identity: Identity, held: tuple[UUID, str, str], future: "asyncio.Future[Written]") -> Answer:
+    def _created(self, identity: Identity, held: tuple[UUID, str, str], reply: Reply[Written]) -> Answer:
         self._turnstile.let_go(held)
-        order, is_new = future.result().order_or_refusal()
-        return self._answer(201 if is_new else 200, order, identity)
+        return self._answer_created(reply.result(), identity)
 
     async def _create_when_read(
         self, identity: Identity, key: str, basket: Basket, held: tuple[UUID, str, str]
     ) -> Answer:
         """The same, where the sale has to be read first."""
         try:
-            order, is_new = await self._reserve.reserve(identity.user_id, key, basket)
+            written = await self._reserve.reserve(identity.user_id, key, basket)
         finally:
             self._turnstile.let_go(held)
-        return self._answer(201 if is_new else 200, order, identity)
+        return self._answer_created(written, identity)
+
+    def _answer_created(self, written: Written, identity: Identity) -> Answer:
+        if written.refusal is not None:
+            raise written.refusal
+        status = 201 if written.is_new else 200
+        return Answer(status, self._turnstile.headers(identity.user_id), written.body)
 
     async def confirm(self, request: Request) -> Answer:
         """POST /orders/{order_id}/confirm"""

@@ -5,8 +5,8 @@ one batches more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 
@@ -16,6 +16,53 @@ Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
 
 _log = structlog.get_logger(__name__)
+
+
+class Reply(Generic[Answer]):
+    """The answer to come of one ask, for one who waits: a future whose callback is called on the spot, since a turn of
+    the event loop for each of thousands of answers is too much."""
+
+    __slots__ = ("_answer", "_callback", "_error", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._answer: Answer | None = None
+        self._error: BaseException | None = None
+        self._callback: Callable[[Reply[Answer]], None] | None = None
+
+    def when_done(self, callback: "Callable[[Reply[Answer]], None]") -> None:
+        """Has it called once with this reply: when it is done, or now if it is."""
+        assert self._callback is None, "a reply has one who waits"
+        if self.done:
+            callback(self)
+        else:
+            self._callback = callback
+
+    def settle(self, answer: "Answer | BaseException") -> None:
+        """Gives the answer, or the exception, unless there is one already."""
+        if self.done:
+            return
+        self.done = True
+        if isinstance(answer, BaseException):
+            self._error = answer
+        else:
+            self._answer = answer
+        if self._callback is not None:
+            self._callback(self)
+
+    def result(self) -> Answer:
+        """The answer. Raises the exception."""
+        assert self.done
+        if self._error is not None:
+            raise self._error
+        return self._answer  # type: ignore[return-value]  # None only where that is an answer
+
+    def __await__(self) -> Generator[object, None, Answer]:
+        if not self.done:
+            woken = asyncio.get_running_loop().create_future()
+            self.when_done(lambda _: None if woken.done() else woken.set_result(None))
+            yield from woken
+        return self.result()
 
 
 class Batcher(Generic[Ask, Answer]):
@@ -42,48 +89,55 @@ class Batcher(Generic[Ask, Answer]):
         self._size_max = size_max
         self._waiting_max = waiting_max
         self._seconds_max = seconds_max
-        self._queue: list[tuple[Ask, asyncio.Future[Answer]]] = []
-        self._under_way: list[tuple[Ask, asyncio.Future[Answer]]] = []
+        self._queue: list[_Asked[Ask, Answer]] = []
+        self._under_way: list[_Asked[Ask, Answer]] = []
+        self._waiting = 0
         self._task: asyncio.Task[None] | None = None
 
-    def submit(self, ask: Ask) -> "asyncio.Future[Answer]":
+    def submit(self, ask: Ask) -> Reply[Answer]:
         """The answer to come. Raises Busy, before any work, when the queue is full."""
-        if self.is_stalled or self.waiting >= self._waiting_max:
+        if self.is_stalled or self._waiting >= self._waiting_max:
             raise Busy("Too many are waiting.")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._accept(ask, future)
-        return future
+        reply: Reply[Answer] = Reply()
+        self._accept(ask, reply)
+        return reply
 
     @property
     def waiting(self) -> int:
         """Asks that are queued or under way."""
-        return len(self._queue) + len(self._under_way)
+        return self._waiting
 
     async def drain(self) -> None:
         """Waits until everything submitted is answered."""
         while self._task is not None:
             await asyncio.wait([self._task])
 
-    def _accept(self, ask: Ask, future: "asyncio.Future[Answer]") -> None:
-        self._queue.append((ask, future))
+    def _accept(self, ask: Ask, reply: Reply[Answer]) -> None:
+        self._waiting += 1
+        self._queue.append((ask, reply))
         if self._task is None:
             self._task = asyncio.create_task(self._work(), name=f"batch {self.name}")
 
     async def _work(self) -> None:
-        deadline = asyncio.get_running_loop().call_later
+        loop = asyncio.get_running_loop()
         try:
             while self._queue:
                 self._under_way, self._queue = self._queue[: self._size_max], self._queue[self._size_max :]
-                late = deadline(self._seconds_max, self._abandon_waiters)
+                late = loop.call_later(self._seconds_max, self._abandon_waiters)
                 answers = await self._answers()
                 late.cancel()
                 self.is_stalled = False
-                self._hand_out(answers)
+                answered = self._pass_on(answers)
                 self._under_way = []
+                if self._queue:
+                    # The next batch goes out first: the answers are written while it is under way.
+                    loop.call_soon(_settle, answered)
+                else:
+                    _settle(answered)
         finally:
             self._task = None
 
-    async def _answers(self) -> Sequence["Answer | BaseException | Batcher[Ask, Answer]"]:
+    async def _answers(self) -> "Sequence[_Step[Answer, Ask]]":
         try:
             return await self._run([ask for ask, _ in self._under_way])
         except Exception as error:
@@ -94,19 +148,29 @@ class Batcher(Generic[Ask, Answer]):
     def _abandon_waiters(self) -> None:
         _log.warning("batch stalled", batch=self.name, waiting=self.waiting)
         self.is_stalled = True
-        for _, future in self._under_way + self._queue:
-            if not future.done():
-                future.set_exception(Busy("The outcome is not known yet: try again with the same key."))
+        abandoned = self._under_way + self._queue
+        self._waiting -= len(self._queue)
         self._queue = []
+        for _, reply in abandoned:
+            reply.settle(Busy("The outcome is not known yet: try again with the same key."))
 
-    def _hand_out(self, answers: Sequence["Answer | BaseException | Batcher[Ask, Answer]"]) -> None:
-        for (ask, future), answer in zip(self._under_way, answers, strict=True):
+    def _pass_on(self, answers: "Sequence[_Step[Answer, Ask]]") -> list[tuple[Reply[Answer], Answer | BaseException]]:
+        """Sends asks on to the batchers that they were answered with; returns the others with their answers."""
+        self._waiting -= len(answers)
+        answered = []
+        for (ask, reply), answer in zip(self._under_way, answers, strict=True):
             if isinstance(answer, Batcher):
                 # Also for a buyer who has left: what was begun for them is brought to its end.
-                answer._accept(ask, future)
-            elif future.done():
-                continue
-            elif isinstance(answer, BaseException):
-                future.set_exception(answer)
+                answer._accept(ask, reply)
             else:
-                future.set_result(answer)
+                answered.append((reply, answer))
+        return answered
+
+
+_Asked: TypeAlias = tuple[Ask, Reply[Answer]]
+_Step: TypeAlias = Answer | BaseException | Batcher[Ask, Answer]
+
+
+def _settle(answered: Sequence[tuple[Reply[Answer], Answer | BaseException]]) -> None:
+    for reply, answer in answered:
+        reply.settle(answer)

@@ -14,10 +14,9 @@ from holdfast.engines.database import Pool
 from holdfast.errors import Busy, Fault, Invalid, refuse
 from holdfast.gate.gate import Gate, GateAway, GateStale
 from holdfast.orders.basket import Basket, Offer, offer_of
-from holdfast.orders.batch import Batcher
+from holdfast.orders.batch import Batcher, Reply
 from holdfast.orders.journal import Reservation, Written, find_earlier, write_orders
 from holdfast.orders.leases import Leases
-from holdfast.orders.order import Order
 from holdfast.orders.writer import Writer
 from holdfast.settings import Settings
 from holdfast.tickets.fresh import Fresh
@@ -53,23 +52,19 @@ class Reserve:
         self._lookup_batches = batches("lookup", self._look_up)
         self._leases = Leases(pool, gate, sales, is_gate_busy=lambda: self._gate_batches.waiting > 0)
 
-    async def reserve(self, user_id: UUID, idempotency_key: str, basket: Basket) -> tuple[Order, bool]:
-        """The order and whether it is new. Raises a Refusal."""
-        future = self.begin(user_id, idempotency_key, basket)
-        if future is None:
-            await self._sales.get(basket.event_id)
-            future = self.begin(user_id, idempotency_key, basket)
-        if future is None:
-            raise Busy("The sale could not be read in time.")
-        return (await future).order_or_refusal()
+    async def reserve(self, user_id: UUID, idempotency_key: str, basket: Basket) -> Written:
+        """Makes an order, finds the one that its key made, or refuses it. Raises a Refusal too."""
+        sale = await self._sales.get(basket.event_id)
+        return await self._submit(user_id, idempotency_key, basket, sale)
 
-    def begin(self, user_id: UUID, idempotency_key: str, basket: Basket) -> "asyncio.Future[Written] | None":
-        """What is to come of a reservation; None while no fresh snapshot of the sale is at hand. Raises a Refusal."""
+    def begin(self, user_id: UUID, idempotency_key: str, basket: Basket) -> Reply[Written] | None:
+        """The same, without a turn of the event loop; None while no fresh snapshot of the sale is at hand."""
+        fresh, sale = self._sales.peek(basket.event_id)
+        return self._submit(user_id, idempotency_key, basket, sale) if fresh else None
+
+    def _submit(self, user_id: UUID, idempotency_key: str, basket: Basket, sale: Sale | None) -> Reply[Written]:
         if len(basket.tier_ids) > self._lines_max:
             raise Invalid(Fault("/lines", f"An order has at most {self._lines_max} lines."))
-        fresh, sale = self._sales.peek(basket.event_id)
-        if not fresh:
-            return None
         if sale is None:
             raise refuse("not_found", "There is no such event.")
         offer = self._offer(basket, sale)
@@ -142,7 +137,7 @@ class Reserve:
         for reservation, written in zip(batch, answers, strict=True):
             if not reservation.leased:
                 continue
-            if written.order is not None and written.order.status == "reserved":
+            if written.is_reserved:
                 # New, or made by the same click through another process: the lease is the order's either way.
                 settled.append(reservation)
             elif reservation.took_lease:

@@ -31,8 +31,14 @@ class Fresh(Generic[Snapshot]):
     def peek(self, event_id: UUID) -> tuple[bool, Snapshot | None]:
         """(True, snapshot) when there is a fresh one, without waiting."""
         kept = self._kept.get(event_id)
-        if kept is None or monotonic_seconds() >= kept[0]:
+        if kept is None:
             return False, None
+        left = kept[0] - monotonic_seconds()
+        if left <= 0:
+            return False, None
+        if left < self._seconds / 2 and event_id not in self._loading:
+            # Renewed before its time is over, so that nobody has to wait for it.
+            self._renew(event_id)
         return True, kept[1]
 
     async def get(self, event_id: UUID) -> Snapshot | None:
@@ -40,25 +46,38 @@ class Fresh(Generic[Snapshot]):
         fresh, snapshot = self.peek(event_id)
         if fresh:
             return snapshot
-        task = self._loading.get(event_id)
-        if task is None:
-            task = asyncio.create_task(self._refresh(event_id))
-            self._loading[event_id] = task
+        task = self._loading.get(event_id) or self._renew(event_id)
         return await asyncio.shield(task)
 
     def drop(self, event_id: UUID) -> None:
-        """Forgets a snapshot that is known to be out of date."""
+        """Forgets a snapshot that is known to be out of date, and one that is being read."""
         self._kept.pop(event_id, None)
+        self._loading.pop(event_id, None)
+
+    def _renew(self, event_id: UUID) -> "asyncio.Task[Snapshot | None]":
+        task = self._loading[event_id] = asyncio.create_task(self._refresh(event_id))
+        # What goes wrong is told to those who wait for it; when nobody does, the next one finds out.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     async def _refresh(self, event_id: UUID) -> Snapshot | None:
+        began = monotonic_seconds()
+        this = asyncio.current_task()
         try:
             snapshot = await self._load(event_id)
         except AWAY as error:
             raise Busy("The database did not answer in time.") from error
         finally:
-            self._loading.pop(event_id, None)
-        self._kept[event_id] = (monotonic_seconds() + self._seconds, snapshot)
-        self._kept.move_to_end(event_id)
-        if len(self._kept) > self._events_max:
-            self._kept.popitem(last=False)
+            is_current = self._loading.get(event_id) is this
+            if is_current:
+                del self._loading[event_id]
+        kept = self._kept.get(event_id)
+        if kept is not None and kept[1] == snapshot:
+            # The same object again: what others have worked out of it stays good.
+            snapshot = kept[1]
+        if is_current:
+            self._kept[event_id] = (began + self._seconds, snapshot)
+            self._kept.move_to_end(event_id)
+            if len(self._kept) > self._events_max:
+                self._kept.popitem(last=False)
         return snapshot
