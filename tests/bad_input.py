@@ -82,7 +82,7 @@ TAKING = {
     "POST /orders/{order_id}/confirm": Taking("alice", "/orders/{order_id}/confirm", {"payment_token": "tok_ok"}),
     "POST /orders/{order_id}/cancel": Taking("alice", "/orders/{order_id}/cancel", {}),
 }
-TAKING_NOTHING = {"POST /events/{event_id}/publish", "POST /events/{event_id}/cancel"}
+TAKING_NOTHING = {"POST /events/{event_id}/publish", "POST /events/{event_id}/cancel", "POST /livez"}
 TAKING_FILES = {"POST /events/import"}
 
 

@@ -85,7 +85,7 @@ def reservation(event: Event, desk: Desk, key: str) -> Reservation:
     """An order of Alice's as it comes to the journal."""
     sale = desk.sales.peek(event.id)[1]
     assert sale is not None
-    return Reservation(_ALICE, key, offer_of(basket_of(event.ask(1)), sale))
+    return Reservation(_ALICE, key, offer_of(basket_of(event.ask(1)), sale), id=ids.new_id())
 
 
 _ALICE = ids.new_id()

@@ -81,8 +81,11 @@ class Refusal(Exception):
         self.kind = KINDS[code]
         self.detail = detail
         self.errors = tuple(errors)
-        self.headers = dict(headers or {})
-        super().__init__(f"{code}: {detail or self.kind.title}")
+        self.headers: Mapping[str, str] = headers or {}
+        super().__init__(code)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail or self.kind.title}"
 
 
 class Invalid(Refusal):

@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(default=30, ge=1, le=30)
     catalogue_seconds: float = Field(default=0.5, gt=0, le=10)
     """How old the tiers, windows and limits that admission looks at may be."""
+    sold_out_seconds: float = Field(default=0.1, gt=0, le=5)
+    """How long the gate's word that there is not enough is believed before it is asked again."""
     availability_seconds: float = Field(default=0.2, gt=0, le=10)
     """How old a shown availability may be."""
     journal_seconds_max: float = Field(default=10.0, gt=0, le=60)

@@ -1,8 +1,10 @@
 """Refusals as RFC 9457 problem+json."""
 
+from functools import cache
+
 import msgspec
 
-from holdfast.errors import Fault, Refusal
+from holdfast.errors import Fault, Refusal, refuse
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -24,6 +26,20 @@ _encoder = msgspec.json.Encoder()
 
 def problem_body(refusal: Refusal, request_id: str) -> bytes:
     """The problem+json body of a refusal."""
+    if refusal.detail is None and not refusal.errors:
+        before, after = _plain_form(refusal.code)
+        return before + request_id.encode() + after
+    return _encoded(refusal, request_id)
+
+
+@cache
+def _plain_form(code: str) -> tuple[bytes, bytes]:
+    """What all refusals of one code have in common, around the request's id: in a rush most answers are such."""
+    before, after = _encoded(refuse(code), "?").split(b"?", 1)
+    return before, after
+
+
+def _encoded(refusal: Refusal, request_id: str) -> bytes:
     return _encoder.encode(
         Problem(
             type=f"urn:holdfast:problem:{refusal.code}",

@@ -23,6 +23,7 @@ SQL = load_statements("holdfast.orders", "orders.sql")
 _CONTESTED = (asyncpg.CheckViolationError, asyncpg.NumericValueOutOfRangeError)
 _NOT_ON_SALE = "HF001"
 _GAP = "?"
+_NO_ID = UUID(int=0)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -34,7 +35,8 @@ class Reservation(msgspec.Struct, eq=False):
     offer: Offer
     refusal: str | None = None
     """A business refusal found before the journal; it stands unless the key turns out to be a retry."""
-    id: UUID = msgspec.field(default_factory=ids.new_id)
+    id: UUID = _NO_ID
+    """The order's, from the time that it is written."""
     hold_key: str = ""
     leased: bool = False
     took_lease: bool = False
@@ -57,6 +59,8 @@ class Written(msgspec.Struct):
 
 async def write_orders(writer: Writer, batch: Sequence[Reservation]) -> list[Written]:
     """Commits a batch; one answer each, in order. Raises Busy when the outcome stays unknown."""
+    for reservation in batch:
+        reservation.id = ids.new_id()
     try:
         row = (await writer.fetch(SQL["journal"], False, *_columns(batch)))[0]
     except (*_CONTESTED, asyncpg.PostgresError) as error:

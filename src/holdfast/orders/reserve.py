@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 from uuid import UUID
 
+from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool
 from holdfast.errors import Busy, Fault, Invalid, refuse
 from holdfast.gate.gate import Gate, GateAway, GateStale
@@ -35,6 +36,9 @@ class Reserve:
         self._gate = gate
         self._sales = sales
         self._offers: dict[Basket, Offer] = {}
+        self._sold_out: dict[Offer, float] = {}
+        """What the gate said a moment ago, and until when it is believed."""
+        self._sold_out_seconds = settings.sold_out_seconds
         self._lines_max = settings.lines_per_order_max
         self._writer = Writer(settings)
         self._reader = Writer(settings)
@@ -68,7 +72,8 @@ class Reserve:
         if sale is None:
             raise refuse("not_found", "There is no such event.")
         offer = self._offer(basket, sale)
-        reservation = Reservation(user_id, idempotency_key, offer, refusal=offer.refusal())
+        refusal = offer.refusal() or self._known_refusal(offer)
+        reservation = Reservation(user_id, idempotency_key, offer, refusal)
         first = self._gate_batches if reservation.refusal is None else self._lookup_batches
         if self._waiting >= self._waiting_max or self._journal_batches.is_stalled:
             # Before the gate: a lease that nobody follows up would keep a ticket from the others for a while.
@@ -94,6 +99,15 @@ class Reserve:
         await self._leases.drain()
         await self._writer.close()
         await self._reader.close()
+
+    def _known_refusal(self, offer: Offer) -> str | None:
+        until = self._sold_out.get(offer)
+        if until is None:
+            return None
+        if monotonic_seconds() < until:
+            return "sold_out"
+        del self._sold_out[offer]
+        return None
 
     async def _pass_gate(self, batch: list[Reservation]) -> Sequence[_Step]:
         """Marks each reservation (leased, refused, or neither: the gate was away) and sends it on to the journal, or to
@@ -130,6 +144,13 @@ class Reserve:
                 self._leases.load_later(event_id)
             else:
                 reservation.refusal = outcome
+                if outcome == "sold_out":
+                    self._remember_sold_out(reservation.offer)
+
+    def _remember_sold_out(self, offer: Offer) -> None:
+        if len(self._sold_out) >= _OFFERS_MAX:
+            self._sold_out.clear()
+        self._sold_out[offer] = monotonic_seconds() + self._sold_out_seconds
 
     async def _write(self, batch: list[Reservation]) -> Sequence[_Step]:
         answers = await write_orders(self._writer, batch)
