@@ -108,7 +108,9 @@ async def _orders(pool: Pool, events: list[UUID], ledger: Ledger) -> list[str]:
 
 def _tiers(rows: list[Any]) -> list[str]:
     wrong = [row for row in rows if (row["held"], row["sold"]) != (row["real_held"], row["real_sold"])]
-    oversold = [row for row in rows if max(row["held"] + row["sold"], row["real_held"] + row["real_sold"]) > row["capacity"]]
+    oversold = [
+        row for row in rows if max(row["held"] + row["sold"], row["real_held"] + row["real_sold"]) > row["capacity"]
+    ]
     findings = [
         f"tier {row['tier_id']} has held {row['held']:,} for {row['real_held']:,} "
         f"and sold {row['sold']:,} for {row['real_sold']:,}"

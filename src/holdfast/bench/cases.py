@@ -10,8 +10,8 @@ from holdfast.auth.passwords import Passwords
 from holdfast.bench import crowd
 from holdfast.bench.crowd import Crowd, Sale
 from holdfast.bench.ledger import Drive
-from holdfast.bench.trial import BUYERS, WARM_UP_SECONDS, Pace, Trial
 from holdfast.bench.seed import seed, seeded_users
+from holdfast.bench.trial import BUYERS, WARM_UP_SECONDS, Pace, Trial
 from holdfast.engines.database import load_statements
 
 CONNECTIONS_MANY = 256
@@ -68,9 +68,7 @@ def all_cases(workers: int) -> list[Case]:
         Case("multi-line", "orders of 5 tiers at once", multi_line),
         Case("connections", f"orders over {', '.join(map(str, SWEEP))} connections", connections),
         Case(f"reserve-{other}w", f"orders with {_servers(other)}", reserve, workers=other),
-        Case(
-            f"reserve-{other}w-256", f"the same over {CONNECTIONS_MANY} connections", reserve_many, workers=other
-        ),
+        Case(f"reserve-{other}w-256", f"the same over {CONNECTIONS_MANY} connections", reserve_many, workers=other),
         Case("growth-0", "orders on an empty database", growth(0), is_full=True),
         Case("growth-1m", "orders with 1 million there already", growth(1_000_000), is_full=True),
         Case("growth-5m", "orders with 5 million there already", growth(5_000_000), is_full=True),
@@ -99,9 +97,7 @@ def reserve_cold(trial: Trial, name: str) -> None:
     count = trial.warm_up(warm, pace).rate() * pace.seconds * 1.1
     trial.say("minting tokens")
     strangers = trial.crowd(min(trial.options.scaled(int(count), BUYERS), _COLD_TOKENS_MAX))
-    trial.measure(
-        name, _reserving(sale, strangers), pace._replace(once=True), before=lambda: trial.warm_up(warm, pace)
-    )
+    trial.measure(name, _reserving(sale, strangers), pace._replace(once=True), before=lambda: trial.warm_up(warm, pace))
 
 
 def reserve_open(trial: Trial, name: str) -> None:
@@ -109,13 +105,13 @@ def reserve_open(trial: Trial, name: str) -> None:
     drive = _reserving(trial.open_sale(), buyers)
     pace = Pace(CONNECTIONS_MANY, trial.options.seconds or OPEN_SECONDS, rate=trial.options.scaled(OPEN_RATE))
     # Everyone once: their tokens are known when it counts.
-    everyone = pace._replace(seconds=60.0, count=len(buyers.users))
+    everyone = pace._replace(seconds=60.0, orders=len(buyers.users))
     trial.measure(name, drive, pace, before=lambda: trial.run(drive, everyone))
 
 
 def sold_out(trial: Trial, name: str) -> None:
     sale = trial.open_sale(capacity=100)
-    trial.run(_reserving(sale, trial.buyers), Pace(4, 60.0, count=100))
+    trial.run(_reserving(sale, trial.buyers), Pace(4, 60.0, orders=100))
     drive = Drive([crowd.reserve_request(sale)], trial.buyers, [sale], {(0, 409): None})
     trial.measure(name, drive, trial.pace())
 
@@ -205,12 +201,12 @@ def memory(trial: Trial, name: str) -> None:
     drive = Drive([], trial.buyers, [sale := trial.open_sale(hold_seconds=_MEMORY_HOLD_SECONDS)], {(0, 201): "made"})
     drive = drive._replace(templates=[crowd.reserve_request(sale)])
     orders = trial.options.scaled(trial.options.orders, 1_000)
-    pace = Pace(trial.options.connections, _MEMORY_SECONDS_MAX, count=orders - orders // 10)
+    pace = Pace(trial.options.connections, _MEMORY_SECONDS_MAX, orders=orders - orders // 10)
     house = trial.ground.house
     early: dict[str, int] = {}
 
     def first_tenth() -> None:
-        trial.run(drive, pace._replace(count=orders // 10))
+        trial.run(drive, pace._replace(orders=orders // 10))
         early.update(house.private_kib())
 
     figure = trial.measure(name, drive, pace, before=first_tenth)

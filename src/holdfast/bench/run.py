@@ -71,7 +71,12 @@ def choose(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
 
 
 def run_bench(
-    cases: Sequence[Case], options: Options, workers: int | None, places: Places, say: Say, tell: Callable[[Figure], None]
+    cases: Sequence[Case],
+    options: Options,
+    workers: int | None,
+    places: Places,
+    say: Say,
+    tell: Callable[[Figure], None],
 ) -> Report:
     """Runs the cases; each figure is told when it was audited. Raises Mendable where something cannot run."""
     client = LoadClient(places.client)

@@ -28,7 +28,8 @@ async def seed(pool: Pool, orders: int, say: Say) -> int:
     there = await _seeded(pool)
     if there > orders:
         raise Mendable(
-            f"The data folder has {there:,} orders of the past, and this case wants {orders:,}: give a new one with --data."
+            f"The data folder has {there:,} orders of the past, and this case wants {orders:,}: "
+            "give a new one with --data."
         )
     first, buyers = there, max((orders - there) // ORDERS_PER_BUYER, 1)
     per_event = min(ORDERS_PER_EVENT_MAX, buyers)
@@ -40,7 +41,14 @@ async def seed(pool: Pool, orders: int, say: Say) -> int:
             await connection.execute("SET LOCAL session_replication_role = replica")
             await connection.execute(_SQL["events"], there, end, per_event)
             await connection.execute(
-                _SQL["orders"], there, end, per_event, first, first // ORDERS_PER_BUYER, buyers, timeout=_STEP_SECONDS_MAX
+                _SQL["orders"],
+                there,
+                end,
+                per_event,
+                first,
+                first // ORDERS_PER_BUYER,
+                buyers,
+                timeout=_STEP_SECONDS_MAX,
             )
         there = end
         say(f"seeding: {there:,} of {orders:,} orders of the past")
@@ -55,7 +63,9 @@ def seeded_users(count: int, orders: int) -> list[UUID]:
     """So many different buyers of so many orders of the past, or all of them; the same ones every time."""
     buyers = max(orders // ORDERS_PER_BUYER, 1)
     numbers = random.Random(0).sample(range(buyers), min(count, buyers))  # noqa: S311
-    return [UUID(md5(f"holdfast past buyer {number}".encode(), usedforsecurity=False).hexdigest()) for number in numbers]
+    return [
+        UUID(md5(f"holdfast past buyer {number}".encode(), usedforsecurity=False).hexdigest()) for number in numbers
+    ]
 
 
 async def _seeded(pool: Pool) -> int:

@@ -53,7 +53,8 @@ class Pace(NamedTuple):
     rate: float | None = None
     once: bool = False
     """Every line of the crowd once, and the run is over when there is none left."""
-    count: int | None = None
+    orders: int | None = None
+    """How many first requests at most."""
 
     def load(self, url: str, drive: Drive) -> Load:
         """What the client is told."""
@@ -66,7 +67,7 @@ class Pace(NamedTuple):
             then=drive.then and fresh(drive.then),
             once=self.once,
             rate=self.rate,
-            count=self.count,
+            count=self.orders,
         )
 
 

@@ -29,11 +29,14 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which cases.", show_default="most")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Which cases.", show_default="most")
+    ] = None,
     as_json: JsonOption = False,
     show_list: Annotated[bool, typer.Option("--list", help="Say which cases there are.")] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=0.2, max=120, help="How long a run is measured.", show_default="10; open loop 60")
+        float | None,
+        typer.Option(min=0.2, max=120, help="How long a run is measured.", show_default="10; open loop 60"),
     ] = None,
     connections: Annotated[int, typer.Option(min=1, max=1024, help="How many connections the client has.")] = 64,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many server processes.")] = WORKERS_DEFAULT,
@@ -41,7 +44,9 @@ def bench(
         float, typer.Option(min=0.01, max=1, help="Less of everything that is counted, for a quick look.")
     ] = 1.0,
     orders: Annotated[int, typer.Option(min=1000, max=5_000_000, help="How many orders `memory` makes.")] = 2_000_000,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report and the plots go.")] = Path("bench-results"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the report and the plots go.")] = Path(
+        "bench-results"
+    ),
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the data folders go.", show_default="a temporary folder")
     ] = None,
@@ -55,7 +60,7 @@ def bench(
     The exit status is 1 if a figure is void.
     """
     from holdfast.bench.cases import all_cases
-    from holdfast.bench.run import Places, choose, run_bench
+    from holdfast.bench.run import choose, run_bench
     from holdfast.bench.trial import Options
 
     cases = all_cases(workers)

@@ -7,7 +7,6 @@ import typer
 
 from holdfast.cli.output import DATA_DEFAULT, DataOption, JsonOption
 
-
 WORKERS_DEFAULT = max(1, (os.cpu_count() or 1) // 2)
 
 
