@@ -4,12 +4,13 @@ What it sends and how its open and closed loops work stands at the top of load.c
 """
 
 import math
+import re
 import shutil
 import subprocess
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,9 @@ UNSENT, BROKEN, TIMED_OUT = 0, -1, -2
 
 _SOURCE = Path(__file__).with_name("load.c")
 _FLAGS = ("-O2", "-std=c11")
+_PLACEHOLDER = re.compile("@([0-9A-Za-z]+)@")
+_EMPTY_LINE = re.compile("\r?\n\r?\n")
+_KNOWN = frozenset("123456789n")
 _GRACE_SECONDS = 60
 """What the client may take for its start and its end, above its own bounds, before it is ended."""
 
@@ -49,9 +53,12 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class _Totals(msgspec.Struct):
-    """The client's own JSON object."""
+    """The client's own JSON object: at its end, and once a second what there is of it."""
 
     seconds: float
+    sent: int
+    broken: int
+    timed_out: int
     in_window: dict[str, int]
     late_p99_us: int
     late_max_us: int
@@ -185,9 +192,9 @@ class LoadClient:
         yield from ("--host", where.hostname or "", "--port", str(where.port or 80))
         yield from ("--connections", str(load.connections), "--seconds", str(load.seconds))
         for number, template in enumerate(load.templates):
-            yield from ("--template", self._written(f"template-{number}", template))
+            yield from ("--template", self._written(f"template-{number}", _request(template, where.netloc, _KNOWN)))
         if load.then is not None:
-            yield from ("--then", self._written("then", load.then))
+            yield from ("--then", self._written("then", _request(load.then, where.netloc, _KNOWN | {"id"})))
         if isinstance(load.lines, Path):
             yield from ("--lines", str(load.lines))
         elif load.lines is not None:
@@ -206,15 +213,44 @@ class LoadClient:
         return str(file)
 
 
+def _request(template: str, host: str, placeholders: Set[str]) -> str:
+    """The template as the client takes it: with CRLF, Host and Content-Length. Raises Mendable for what is no request."""
+    head, empty_line, body = _EMPTY_LINE.sub("\0", template, count=1).partition("\0")
+    first, *headers = head.splitlines()
+    if not empty_line or not re.fullmatch("(?!HEAD )[A-Z]+ [^ ]+ HTTP/1.1", first):
+        raise Mendable(
+            f"{first!r} begins no request: give a request line such as 'GET / HTTP/1.1', headers, a blank line."
+        )
+    names = {header.partition(":")[0].lower() for header in headers}
+    if names & {"content-length", "transfer-encoding"}:
+        raise Mendable(f"{first!r} says how long its body is: leave that header out, it is added.")
+    if unknown := set(_PLACEHOLDER.findall(template)) - placeholders:
+        raise Mendable(
+            f"{first!r} has @{min(unknown)}@: only {', '.join(f'@{known}@' for known in sorted(placeholders))}."
+        )
+    if "host" not in names:
+        headers.append(f"Host: {host}")
+    if body or first.startswith("POST "):
+        headers.append("Content-Length: @length@")
+    return "\r\n".join([first, *headers, "", body])
+
+
 def _follow(process: "subprocess.Popen[bytes]", progress: Callable[[str], None]) -> str:
-    """Hands on what the client says, line by line; its last line."""
+    """Tells how far it is, a line a second; what else the client says."""
     assert process.stderr is not None
-    said = ""
+    said, before = "", 0
     for line in process.stderr:
-        said = line.decode(errors="replace").rstrip()
-        if said.startswith(" "):
-            progress(said)
-    return said
+        if not line.startswith(b"{"):
+            said += line.decode(errors="replace")
+            continue
+        totals = msgspec.json.decode(line, type=_Totals)
+        answers = sum(totals.in_window.values())
+        counts = [f"{key.partition(':')[2]}: {count:,}" for key, count in totals.in_window.items()]
+        if lost := totals.broken + totals.timed_out:
+            counts.append(f"no answer: {lost:,}")
+        progress(f"  {totals.seconds:.0f} s  {answers - before:,}/s  {'  '.join(counts)}")
+        before = answers
+    return said.strip()
 
 
 def _joined(lines: Sequence[str]) -> str:
