@@ -214,7 +214,7 @@ class LoadClient:
 
 
 def _request(template: str, host: str, placeholders: Set[str]) -> str:
-    """The template as the client takes it: with CRLF, Host and Content-Length. Raises Mendable for what is no request."""
+    """The template as the client takes it: with CRLF, Host and Content-Length. Raises Mendable."""
     head, empty_line, body = _EMPTY_LINE.sub("\0", template, count=1).partition("\0")
     first, *headers = head.splitlines()
     if not empty_line or not re.fullmatch("(?!HEAD )[A-Z]+ [^ ]+ HTTP/1.1", first):
