@@ -66,8 +66,9 @@ def choose(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
         ]
         if not found:
             raise Mendable(f"There is no case {name!r}: give some of {', '.join(case.name for case in cases)}.")
-        chosen += [case for case in found if case not in chosen]
-    return chosen
+        chosen += found
+    # In their own order: the orders of the past can only grow.
+    return [case for case in cases if case in chosen]
 
 
 def run_bench(
