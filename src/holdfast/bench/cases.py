@@ -11,7 +11,7 @@ from holdfast.bench import crowd
 from holdfast.bench.crowd import Crowd, Sale
 from holdfast.bench.ledger import Drive
 from holdfast.bench.seed import seed, seeded_users
-from holdfast.bench.trial import BUYERS, WARM_UP_SECONDS, Pace, Trial
+from holdfast.bench.trial import BUYERS, BUYERS_MIN, WARM_UP_SECONDS, Pace, Trial
 from holdfast.engines.database import load_statements
 
 CONNECTIONS_MANY = 256
@@ -96,7 +96,7 @@ def reserve_cold(trial: Trial, name: str) -> None:
     # With known tokens it is faster, so these are more than enough.
     count = trial.warm_up(warm, pace).rate() * pace.seconds * 1.1
     trial.say("minting tokens")
-    strangers = trial.crowd(min(trial.options.scaled(int(count), BUYERS), _COLD_TOKENS_MAX))
+    strangers = trial.crowd(min(trial.options.scaled(int(count), BUYERS_MIN), _COLD_TOKENS_MAX))
     trial.measure(name, _reserving(sale, strangers), pace._replace(once=True), before=lambda: trial.warm_up(warm, pace))
 
 
@@ -178,7 +178,7 @@ def growth(orders: int) -> Callable[[Trial, str], None]:
     def run(trial: Trial, name: str) -> None:
         there = trial.ground.wait_for(seed(trial.ground.pool, trial.options.scaled(orders, 0), trial.say))
         # The people of the first step: they stand all over the key space, and are the same every time.
-        people = seeded_users(BUYERS, there or trial.options.scaled(1_000_000))
+        people = seeded_users(len(trial.buyers.users), there or trial.options.scaled(1_000_000))
         trial.measure(name, _reserving(trial.open_sale(), crowd.mint(trial.settings, people)), trial.pace())
 
     return run

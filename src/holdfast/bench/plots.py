@@ -31,7 +31,13 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
 }
 _SHOWN = (50.0, 90.0, 99.0, 99.9, 99.99)
-_LINES_MAX = len(_LINES)
+_DASHES = ("-", "--")
+_NOT_DRAWN = {
+    "latency": ("noop", "connections-"),
+    # What is looked up or checked is no order, and would make the bars of orders small.
+    "cpu": ("login", "history", "connections-"),
+}
+"""Cases, or beginnings of their names, that a plot leaves out."""
 
 
 def draw(figures: Sequence[Figure], out: Path) -> list[Path]:
@@ -39,9 +45,9 @@ def draw(figures: Sequence[Figure], out: Path) -> list[Path]:
     sound = [figure for figure in figures if not figure.void]
     plots: list[tuple[str, Callable[[Axes, list[Figure]], None], list[Figure]]] = [
         ("connections", _connections, _called(sound, "connections-")),
-        ("latency", _latency, [figure for figure in sound if not figure.case.startswith(("connections-", "noop"))]),
+        ("latency", _latency, _others(sound, "latency")),
         ("growth", _growth, _called(sound, "growth-")),
-        ("cpu", _cpu, [figure for figure in sound if not figure.case.startswith("connections-")]),
+        ("cpu", _cpu, _others(sound, "cpu")),
     ]
     files = []
     with mpl.rc_context(_STYLE):
@@ -53,14 +59,21 @@ def draw(figures: Sequence[Figure], out: Path) -> list[Path]:
 
 
 def _save(plot: Callable[[Axes, list[Figure]], None], shown: list[Figure], file: Path) -> None:
-    height = max(4.2, 1.4 + 0.34 * len(shown))
-    canvas = Canvas(figsize=(8, height if plot is _cpu else 4.2), layout="constrained")
+    # A bar, or a line of the legend, needs its place.
+    height = max(4.2, 1.4 + 0.3 * len(shown))
+    canvas = Canvas(figsize=(8, height), layout="constrained")
     plot(canvas.add_subplot(), shown)
     canvas.savefig(file, metadata={"Date": None})
 
 
 def _called(figures: Sequence[Figure], start: str) -> list[Figure]:
     return [figure for figure in figures if figure.case.startswith(start)]
+
+
+def _others(figures: Sequence[Figure], plot: str) -> list[Figure]:
+    names = [name for name in _NOT_DRAWN[plot] if not name.endswith("-")]
+    starts = tuple(name for name in _NOT_DRAWN[plot] if name.endswith("-"))
+    return [figure for figure in figures if figure.case not in names and not figure.case.startswith(starts)]
 
 
 def _connections(axes: Axes, figures: list[Figure]) -> None:
@@ -80,10 +93,10 @@ def _connections(axes: Axes, figures: list[Figure]) -> None:
 
 def _latency(axes: Axes, figures: list[Figure]) -> None:
     axes.set_title("Latency by percentile")
-    # The slowest last in the colours: what matters most is what is asked for first.
-    for figure, colour in zip(figures[:_LINES_MAX], _LINES, strict=False):
+    for number, figure in enumerate(figures):
         points = [(1 / (1 - percent / 100), ms) for percent, ms in figure.latency_ms if percent < 100]
-        axes.plot(*zip(*points, strict=True), color=colour, label=figure.case, linewidth=1.6)
+        dashes, colour = _DASHES[number // len(_LINES) % len(_DASHES)], _LINES[number % len(_LINES)]
+        axes.plot(*zip(*points, strict=True), dashes, color=colour, label=figure.case, linewidth=1.6)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - percent / 100) for percent in _SHOWN]))

@@ -18,10 +18,13 @@ from holdfast.gate.gate import Gate
 from holdfast.ids import new_id
 
 BUYERS = 5_000
-"""Enough that nobody meets a limit of their own at any speed, few enough that the warm-up sees every token."""
+"""Enough that nobody meets a limit of their own at any speed, few enough that the warm-up can begin with everyone."""
+BUYERS_MIN = 500
+
 
 _NOOP_SECONDS = 2.0
 WARM_UP_SECONDS = 2.0
+_EVERYONE_SECONDS_MAX = 15.0
 
 _T = TypeVar("_T")
 Say = Callable[[str], None]
@@ -111,7 +114,7 @@ class Trial:
         self.figures: list[Figure] = []
         self._ledger = Ledger()
         self.settings = ground.house.settings
-        self.buyers = self.crowd(BUYERS)
+        self.buyers = self.crowd(options.scaled(BUYERS, BUYERS_MIN))
 
     def open_sale(self, **differing: int) -> Sale:
         """An event that this case has for itself: see crowd.open_sale."""
@@ -134,8 +137,11 @@ class Trial:
         return outcome
 
     def warm_up(self, drive: Drive, pace: Pace) -> Outcome:
-        """A short run at the same pace."""
+        """A short run at the same pace. Where it is about orders, each buyer comes once before: a token costs more when
+        it is seen for the first time, and that is a case of its own."""
         self.say("warm-up")
+        if any(drive.answers.values()) and not pace.once:
+            self.run(drive, Pace(pace.connections, _EVERYONE_SECONDS_MAX, once=True))
         return self.run(drive, pace._replace(seconds=min(WARM_UP_SECONDS, pace.seconds / 2)))
 
     def measure(
