@@ -21,7 +21,6 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -36,30 +35,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "load_input.h"
+
 #define SECOND 1000000000LL
 #define MILLISECOND 1000000LL
 #define REST (SECOND / 10) /* a closed-loop connection that broke rests so long, or it would fill the log */
-#define NAP_MAX (MILLISECOND / 4)
+#define NAP_MAX (MILLISECOND / 2)
 
 enum {
-    CONNECTIONS_MAX = 10000,
-    TEMPLATES_MAX = 10000,
-    KEPT_MAX = 8192, /* what is kept of an answer: its head, and the beginning of its body for the id */
-    HEAD_MAX = 4096,
-    ID_MAX = 64,
-    EVENTS_MAX = 256,
-    LOG_BUFFER = 1 << 18,
-    LATE_MAX = 1 << 20, /* microseconds */
-    TICK_MS = 10,       /* how often time-outs are looked for */
-    UNSENT = 0,
-    BROKEN = -1,
-    TIMED_OUT = -2,
+    UNSENT = 0, BROKEN = -1, TIMED_OUT = -2, /* in place of a status */
+    KEPT_MAX = 8192, HEAD_MAX = 4096, ID_MAX = 64, /* of an answer: its head, and enough of its body for the id */
+    EVENTS_MAX = 256, LOG_BUFFER = 1 << 18, LATE_MAX_US = 1 << 20,
+    TICK_MS = 10, /* how often time-outs are looked for */
 };
-
-typedef struct { char *data; size_t length, room; } Text;
-typedef struct { const char *text; size_t length; } Slice;
-typedef struct { Slice literal; unsigned char placeholder; } Piece; /* '1' to '9', 'n', 'i'd, 'l'ength, or 0 for none */
-typedef struct { Piece *pieces; size_t count, body; int fields; bool needs_id; } Template; /* body: its first piece */
 
 typedef enum { CLOSED, OPENING, OPEN } State;
 
@@ -87,15 +75,6 @@ typedef struct Connection {
 
 typedef struct { Connection *first, *last; } List;
 
-static const char *host, *port, *lines_file, *log_file, *then_file, *template_files[TEMPLATES_MAX];
-static double connection_count, seconds, rate, count_max, drain_seconds = 10, timeout_seconds = 10;
-static bool uses_lines_once;
-
-static Template templates[TEMPLATES_MAX], follow_up;
-static int64_t template_count, line_count;
-static Text lines;
-static size_t *line_starts; /* one more than there are lines */
-
 static Connection *connections;
 static List idle, closed;
 static struct sockaddr_storage address;
@@ -111,10 +90,10 @@ static int64_t free_since;              /* since when there has been a free conn
 static Text outcomes; /* of the log, not yet written */
 static int64_t under_way, opened, sent, broken, timed_out, unsent, last_outcome;
 static int64_t in_window[2][1000];
-static int64_t late_counts[LATE_MAX], late_max; /* by microseconds */
+static int64_t late_counts[LATE_MAX_US], late_max; /* by microseconds */
 static double cpu_before;
 
-static void read_options(int count, char **arguments), read_lines(void), prepare(void), drive(void);
+static void prepare(void), drive(void);
 static void log_the_rest(void), report(FILE *to);
 static void arm_timer(void), gather(int last_count), on_event(Connection *, uint32_t flags), on_tick(void);
 static void send_due(void), note_late(int64_t), release(Connection *), push(List *, Connection *);
@@ -124,20 +103,14 @@ static void make_socket(Connection *), open_socket(Connection *), close_socket(C
 static int socket_error(int fd);
 static void receive(Connection *), answered(Connection *), failed(Connection *, int status), drop_idle(Connection *);
 static bool read_head(Connection *), read_headers(Connection *);
-static void read_template(Template *, const char *file), add_piece(Template *, const char *, size_t, unsigned char);
 static void open_first(Connection *);
 static void find_id(Connection *), log_outcome(Connection *, int status), flush_log(void);
-static Text read_file(const char *file);
-static void append(Text *, const char *data, size_t length), append_number(Text *, int64_t number, char after);
-static void *resize(void *memory, size_t size);
 static double cpu_seconds(void);
 static int64_t clock_ns(void);
-_Noreturn static void stop(const char *sentence, ...) __attribute__((format(printf, 1, 2)));
 
 int main(int count, char **arguments)
 {
-    read_options(count, arguments);
-    read_lines();
+    read_input(count, arguments);
     prepare();
     cpu_before = cpu_seconds();
     start = now = clock_ns();
@@ -220,15 +193,11 @@ static void gather(int last_count)
 
 static void on_event(Connection *connection, uint32_t flags)
 {
-    if (connection->state == OPENING) {
-        if (socket_error(connection->fd) != 0) {
-            failed(connection, BROKEN);
-            return;
-        }
-        connection->state = OPEN;
-        send_rest(connection);
+    if (connection->state == OPENING && socket_error(connection->fd) != 0) {
+        failed(connection, BROKEN);
         return;
     }
+    connection->state = OPEN;
     if (flags & EPOLLOUT)
         send_rest(connection);
     if (connection->state == OPEN && flags & ~(uint32_t)EPOLLOUT)
@@ -277,7 +246,7 @@ static void send_due(void)
 
 static void note_late(int64_t microseconds)
 {
-    late_counts[microseconds < LATE_MAX ? microseconds : LATE_MAX - 1]++;
+    late_counts[microseconds < LATE_MAX_US ? microseconds : LATE_MAX_US - 1]++;
     late_max = microseconds > late_max ? microseconds : late_max;
 }
 
@@ -526,7 +495,7 @@ static void answered(Connection *connection)
     connection->id[0] = '\0';
     if (is_success)
         find_id(connection);
-    /* What has come beyond the answer belongs to no request, and what has not gone out of the request is not awaited. */
+    /* What has come beyond the answer belongs to no request, and what has not gone out is not wanted any more. */
     if (connection->close_after || connection->body_left < 0 || connection->out_sent < connection->out.length)
         close_socket(connection);
     connection->asking = false;
@@ -556,7 +525,7 @@ static void failed(Connection *connection, int status)
     release(connection);
 }
 
-/* The first "id":"…" of what is kept of the body, or "" where there is none that could stand in the log and a path. */
+/* The first "id":"…" of what is kept of the body, or "" where none could stand in the log and in a path. */
 static void find_id(Connection *connection)
 {
     const char *at = connection->kept + connection->head_length, *kept_end = connection->kept + connection->kept_length;
@@ -630,11 +599,10 @@ static void log_the_rest(void)
 static int64_t late_p99(void)
 {
     int64_t all = 0, found = 0, microseconds = 0;
-    for (int i = 0; i < LATE_MAX; i++)
+    for (int i = 0; i <= late_max && i < LATE_MAX_US; i++)
         all += late_counts[i];
-    for (; microseconds < LATE_MAX - 1; microseconds++)
-        if ((found += late_counts[microseconds]) * 100 >= all * 99)
-            break;
+    while ((found += late_counts[microseconds]) * 100 < all * 99)
+        microseconds++;
     return microseconds;
 }
 
@@ -643,7 +611,7 @@ static void report(FILE *to)
     bool is_final = to == stdout;
     /* Where the requests ran out before the time, the window ends with the last answer. */
     bool ran_out = may_run_out && next_number >= number_max && last_outcome < end;
-    double window = is_final && !ran_out ? seconds : (double)((is_final ? last_outcome : now) - start) / SECOND;
+    double window = (double)((is_final ? ran_out ? last_outcome : end : now) - start) / SECOND;
     fprintf(to, "{\"seconds\": %.6f, \"sent\": %lld, \"answered\": %lld, \"in_window\": {", window, (long long)sent,
             (long long)(sent - broken - timed_out));
     const char *comma = "";
@@ -652,135 +620,13 @@ static void report(FILE *to)
             fprintf(to, "%s\"%d:%d\": %lld", comma, i / 1000, i % 1000, (long long)in_window[i / 1000][i % 1000]);
             comma = ", ";
         }
-    fprintf(to, "}, \"broken\": %lld, \"timed_out\": %lld, \"unsent\": %lld, \"late_p99_us\": %lld, ", (long long)broken,
-            (long long)timed_out, (long long)unsent, is_final ? (long long)late_p99() : 0);
-    fprintf(to, "\"late_max_us\": %lld, \"connections\": %lld, \"cpu_seconds\": %.6f}\n", (long long)late_max,
-            (long long)opened, cpu_seconds() - cpu_before);
+    fprintf(to, "}, \"broken\": %lld, \"timed_out\": %lld, \"unsent\": %lld, ", (long long)broken, (long long)timed_out,
+            (long long)unsent);
+    fprintf(to, "\"late_p99_us\": %lld, \"late_max_us\": %lld, \"connections\": %lld, \"cpu_seconds\": %.6f}\n",
+            (long long)late_p99(), (long long)late_max, (long long)opened, cpu_seconds() - cpu_before);
 }
 
 /* ---- The beginning ---- */
-
-static double number_of(const char *option, const char *text, double least, double most)
-{
-    char *after;
-    double number = strtod(text, &after);
-    if (after == text || *after != '\0' || !(number >= least && number <= most))
-        stop("--%s takes a number from %g to %g.", option, least, most);
-    return number;
-}
-
-static void read_options(int count, char **arguments)
-{
-    static const struct { const char *name; double *number, least, most; const char **text; } known[] = {
-        {"host", NULL, 0, 0, &host}, {"port", NULL, 0, 0, &port}, {"lines", NULL, 0, 0, &lines_file},
-        {"log", NULL, 0, 0, &log_file}, {"then", NULL, 0, 0, &then_file}, {"seconds", &seconds, 0.001, 86400, NULL},
-        {"connections", &connection_count, 1, CONNECTIONS_MAX, NULL}, {"rate", &rate, 0.001, 1e6, NULL},
-        {"count", &count_max, 1, 1e12, NULL}, {"drain-seconds", &drain_seconds, 0, 3600, NULL},
-        {"timeout-seconds", &timeout_seconds, 0.001, 3600, NULL}};
-    enum { KNOWN = sizeof known / sizeof *known };
-    for (int i = 1; i < count; i++) {
-        const char *name = arguments[i], *value = i + 1 < count ? arguments[i + 1] : "";
-        int which = 0;
-        while (which < KNOWN && (strncmp(name, "--", 2) != 0 || strcmp(name + 2, known[which].name) != 0))
-            which++;
-        if (strcmp(name, "--once") == 0) {
-            uses_lines_once = true;
-            continue;
-        }
-        if (strcmp(name, "--template") == 0 && template_count < TEMPLATES_MAX)
-            template_files[template_count++] = value;
-        else if (which == KNOWN)
-            stop("%s is not an option of the load client, or is there too often.", name);
-        else if (known[which].number != NULL)
-            *known[which].number = number_of(known[which].name, value, known[which].least, known[which].most);
-        else
-            *known[which].text = value;
-        i++;
-    }
-    if (!host || !port || !log_file || connection_count < 1 || seconds <= 0 || template_count == 0)
-        stop("--host, --port, --connections, --seconds, --template and --log are needed.");
-    for (int i = 0; i < template_count; i++)
-        read_template(&templates[i], template_files[i]);
-    if (then_file != NULL)
-        read_template(&follow_up, then_file);
-}
-
-static unsigned char placeholder_at(const char *text, size_t left, size_t *length)
-{
-    static const char *const names[] = {"@1@", "@2@", "@3@", "@4@", "@5@", "@6@", "@7@", "@8@", "@9@",
-                                        "@n@", "@id@", "@length@"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        *length = strlen(names[i]);
-        if (*length <= left && memcmp(text, names[i], *length) == 0)
-            return (unsigned char)names[i][1];
-    }
-    return 0;
-}
-
-/* Cuts a request into literals, each with the placeholder that follows it. */
-static void read_template(Template *into, const char *file)
-{
-    Text text = read_file(file);
-    const char *head_end = memmem(text.data, text.length, "\r\n\r\n", 4);
-    if (head_end == NULL)
-        stop("%s has no empty line after its head, or no CRLF there.", file);
-    size_t body = (size_t)(head_end - text.data) + 4, from = 0, length = 0;
-    for (size_t at = 0; at <= text.length; at++) {
-        unsigned char placeholder = placeholder_at(text.data + at, text.length - at, &length);
-        if (at == body) { /* the first piece of the body is one of its own */
-            add_piece(into, text.data + from, at - from, 0);
-            into->body = into->count;
-            from = at;
-        }
-        if (placeholder != 0 || at == text.length) {
-            add_piece(into, text.data + from, at - from, placeholder);
-            from = at + length;
-            at = placeholder != 0 ? from - 1 : at;
-        }
-    }
-}
-
-static void add_piece(Template *into, const char *text, size_t length, unsigned char placeholder)
-{
-    into->pieces = resize(into->pieces, (into->count + 1) * sizeof *into->pieces);
-    into->pieces[into->count++] = (Piece){{text, length}, placeholder};
-    into->needs_id |= placeholder == 'i';
-    if (isdigit(placeholder) && placeholder - '0' > into->fields)
-        into->fields = placeholder - '0';
-}
-
-/* Every line is looked at now, so that none can end a run in its middle. */
-static void read_lines(void)
-{
-    int fields = follow_up.fields;
-    for (int i = 0; i < template_count; i++)
-        fields = templates[i].fields > fields ? templates[i].fields : fields;
-    if (lines_file == NULL) {
-        if (fields > 0 || uses_lines_once)
-            stop("--once and @1@ to @9@ are about lines: give a file with --lines.");
-        return;
-    }
-    lines = read_file(lines_file);
-    if (lines.length > 0 && lines.data[lines.length - 1] != '\n')
-        append(&lines, "\n", 1);
-    size_t room = 0;
-    for (size_t at = 0;; line_count++) {
-        if ((size_t)line_count >= room)
-            line_starts = resize(line_starts, (room = 2 * room + 1024) * sizeof *line_starts);
-        line_starts[line_count] = at;
-        if (at == lines.length)
-            break;
-        int has = 1;
-        for (; lines.data[at] != '\n'; at++)
-            has += lines.data[at] == '\t';
-        at++;
-        if (has < fields)
-            stop("Line %lld of %s has %d of the %d fields that a template asks for.", (long long)line_count + 1,
-                 lines_file, has, fields);
-    }
-    if (line_count == 0)
-        stop("%s has no lines.", lines_file);
-}
 
 /* Opens the log, and the connections: all of them in the closed loop, one in the open loop, which opens the others
  * when it needs them. The clock starts afterwards. */
@@ -836,54 +682,6 @@ static void open_first(Connection *connection)
     send_rest(connection); /* there is nothing to send, so it is no longer watched for room */
 }
 
-/* ---- Texts, memory, time ---- */
-
-static Text read_file(const char *file)
-{
-    Text text = {0};
-    static char part[1 << 16];
-    int fd = open(file, O_RDONLY | O_CLOEXEC);
-    ssize_t count = fd < 0 ? -1 : 1;
-    append(&text, part, 0);
-    while (count > 0 && (count = read(fd, part, sizeof part)) > 0)
-        append(&text, part, (size_t)count);
-    if (count < 0)
-        stop("%s cannot be read: %s.", file, strerror(errno));
-    close(fd);
-    return text;
-}
-
-static void append(Text *text, const char *data, size_t length)
-{
-    if (text->length + length >= text->room) {
-        text->room = 2 * (text->length + length) + 1024;
-        text->data = resize(text->data, text->room);
-    }
-    memcpy(text->data + text->length, data, length);
-    text->length += length;
-}
-
-static void append_number(Text *text, int64_t number, char after)
-{
-    char digits[24], *at = digits + sizeof digits;
-    uint64_t left = number < 0 ? -(uint64_t)number : (uint64_t)number;
-    *--at = after;
-    do
-        *--at = (char)('0' + left % 10);
-    while ((left /= 10) > 0);
-    if (number < 0)
-        *--at = '-';
-    append(text, at, (size_t)(digits + sizeof digits - at));
-}
-
-static void *resize(void *memory, size_t size)
-{
-    memory = realloc(memory, size);
-    if (memory == NULL)
-        stop("There is no memory left.");
-    return memory;
-}
-
 static double cpu_seconds(void)
 {
     struct rusage used;
@@ -897,14 +695,4 @@ static int64_t clock_ns(void)
     struct timespec at;
     clock_gettime(CLOCK_MONOTONIC, &at);
     return at.tv_sec * SECOND + at.tv_nsec;
-}
-
-static void stop(const char *sentence, ...)
-{
-    va_list parts;
-    va_start(parts, sentence);
-    vfprintf(stderr, sentence, parts);
-    va_end(parts);
-    fputc('\n', stderr);
-    exit(2);
 }

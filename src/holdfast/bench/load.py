@@ -1,6 +1,6 @@
 """The load client: compiles load.c, runs it and reads what it has written down.
 
-What it sends and how its open and closed loops work stands at the top of load.c.
+What it sends and how its open and closed loops work stands at the top of load.c, which includes load_input.h.
 """
 
 import math
@@ -170,9 +170,8 @@ class LoadClient:
             stderr=subprocess.PIPE,
         )
         # Its own bounds end it; this one is for a client that does not hold them.
-        watchdog = threading.Timer(
-            load.seconds + load.drain_seconds + load.timeout_seconds * load.connections + _GRACE_SECONDS, process.kill
-        )
+        seconds_max = load.seconds + load.drain_seconds + load.timeout_seconds + _GRACE_SECONDS
+        watchdog = threading.Timer(seconds_max, process.kill)
         watchdog.start()
         try:
             said = _follow(process, progress)
