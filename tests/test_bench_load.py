@@ -5,6 +5,8 @@ counts the time that a request had to wait before it could be sent.
 """
 
 import asyncio
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -244,6 +246,31 @@ async def test_what_finds_no_connection_is_unsent(client: LoadClient) -> None:
     assert outcome.statuses() == {TIMED_OUT: 2, UNSENT: 18}
     assert (outcome.sent, outcome.timed_out, outcome.unsent) == (2, 2, 18)
     assert outcome.percentile_ms(50) == 10_000.0  # what was not answered counts with the time-out
+
+
+async def test_a_client_that_stood_still_says_so(client: LoadClient) -> None:
+    """A machine may not let it run; here a signal does not."""
+    async with served(accept) as server:
+        running = asyncio.create_task(
+            drive(client, Load(url=server.url, templates=[POST], connections=4, seconds=0.8, lines=["a"]))
+        )
+        while len(server.heads) < 20:
+            await asyncio.sleep(0.01)
+        [process] = [int(entry.name) for entry in Path("/proc").iterdir() if runs(entry, "load")]
+        os.kill(process, signal.SIGSTOP)
+        await asyncio.sleep(0.3)
+        os.kill(process, signal.SIGCONT)
+        outcome = await running
+    assert outcome.late_max_ms >= 250
+
+
+def runs(process: Path, program: str) -> bool:
+    """Whether this entry of /proc is a child of ours that runs the program."""
+    try:
+        name, _, state = (process / "stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return False
+    return name == program and state.split()[1] == str(os.getpid())
 
 
 # Servers that do not do what they should

@@ -76,7 +76,8 @@ class Outcome:
         self.cpu_seconds = told.cpu_seconds
         self.late_p99_ms = told.late_p99_us / 1000
         self.late_max_ms = told.late_max_us / 1000
-        """How late the client itself was, in the open loop: sent after intended though a connection was free."""
+        """How late the client itself was, in the open loop: sent after intended though a connection was free. The
+        maximum counts in both loops how long it stood still because the machine did not let it run."""
         self.connections = told.connections
         """Opened, the ones after others broke included."""
         self.log = log
