@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast import clock, ids
 from holdfast.auth.tokens import Tokens
-from holdfast.engines.database import Pool
+from holdfast.engines.database import Pool, load_statements
 from holdfast.settings import Settings
 from holdfast.tickets.catalogue import Actor, open_catalogue
 from holdfast.tickets.event_fields.bodies import EventBody, PriceBody, TierBody
@@ -25,6 +25,7 @@ HOLD_SECONDS = 86_400
 """No hold runs out while the bench runs."""
 TICKETS_PER_USER_MAX = 1000
 
+_SQL = load_statements("holdfast.bench", "crowd.sql")
 _MINTED_HERE_MAX = 10_000
 _MINTED_AT_ONCE = 2_500
 
@@ -96,6 +97,11 @@ async def open_sale(
     event_id = _decoded(ids.EVENT, made.id)
     await catalogue.publish(house, event_id)
     return Sale(event_id, tuple(_decoded(ids.TIER, tier.id) for tier in made.tiers))
+
+
+async def end_sales(pool: Pool, sales: Sequence[Sale]) -> None:
+    """Ends the sales of a case that is over, so that nothing looks at their gates while the next one is measured."""
+    await pool.execute(_SQL["end_sales"], [sale.event_id for sale in sales])
 
 
 def noop_request(sale: Sale) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from holdfast.bench.audit import audit, until_read
-from holdfast.bench.crowd import Crowd, Sale, fresh, mint, noop_request, open_sale, strangers
+from holdfast.bench.crowd import Crowd, Sale, end_sales, fresh, mint, noop_request, open_sale, strangers
 from holdfast.bench.figures import Figure, Latencies
 from holdfast.bench.house import House
 from holdfast.bench.ledger import Drive, Ledger
@@ -19,7 +19,7 @@ from holdfast.ids import new_id
 
 BUYERS = 5_000
 """Enough that nobody meets a limit of their own at any speed, few enough that the warm-up can begin with everyone."""
-BUYERS_MIN = 500
+BUYERS_MIN = 1_000
 
 
 _NOOP_SECONDS = 2.0
@@ -58,6 +58,11 @@ class Pace(NamedTuple):
     """Every line of the crowd once, and the run is over when there is none left."""
     orders: int | None = None
     """How many first requests at most."""
+
+    def in_words(self) -> str:
+        """For whoever waits for it."""
+        extent = f"{self.seconds:g} s" if self.orders is None else f"{self.orders:,} orders"
+        return extent + (f" at {self.rate:g}/s" if self.rate else "") + f" over {self.connections} connections"
 
     def load(self, url: str, drive: Drive) -> Load:
         """What the client is told."""
@@ -159,7 +164,7 @@ class Trial:
         with self._beside(beside):
             (before or (lambda: self.warm_up(drive, pace)))()
             self._rest()
-            self.say(f"measuring {case} for {pace.seconds:g} s" + (f" at {pace.rate:g}/s" if pace.rate else ""))
+            self.say(f"measuring {case}: {pace.in_words()}")
             crew, cpu_before = _crew(house), house.cpu_seconds()
             outcome = self.run(drive, pace)
             cpu_after = house.cpu_seconds()
@@ -174,9 +179,10 @@ class Trial:
         return figure
 
     def audit(self) -> None:
-        """Judges all figures of the case."""
+        """Judges all figures of the case, and ends its sales."""
         self.say("audit")
         findings = self.ground.wait_for(audit(self.ground.pool, self.ground.gate, self._ledger))
+        self.ground.wait_for(end_sales(self.ground.pool, self._ledger.sales))
         for figure in self.figures:
             figure.findings, figure.void = findings, bool(findings)
 

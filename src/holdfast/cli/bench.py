@@ -36,7 +36,7 @@ def bench(
     show_list: Annotated[bool, typer.Option("--list", help="Say which cases there are.")] = False,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.2, max=120, help="How long a run is measured.", show_default="10; open loop 60"),
+        typer.Option(min=0.2, max=60, help="How long a run is measured.", show_default="10; open loop 60"),
     ] = None,
     connections: Annotated[int, typer.Option(min=1, max=1024, help="How many connections the client has.")] = 64,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many server processes.")] = WORKERS_DEFAULT,
