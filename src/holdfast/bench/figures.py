@@ -2,14 +2,20 @@
 
 import os
 import platform
+import statistics
+import tempfile
 from pathlib import Path
 
 import msgspec
 
+from holdfast import clock
 from holdfast.bench.load import Outcome
 
 PERCENTILES = (0.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99, 100.0)
 """Where the curve of latencies is drawn through."""
+
+
+_FSYNCS = 101
 
 
 class Figure(msgspec.Struct, omit_defaults=True):
@@ -41,6 +47,10 @@ class Figure(msgspec.Struct, omit_defaults=True):
     """State changes that a consumer had not read when the run was over."""
     outbox_seconds: float | None
     """How long it then took until all were read."""
+    others_cores: float
+    """How many cores were busy with what is not ours, while it was measured: the noise."""
+    late_max_ms: float
+    """The longest that the client itself stood still, since the machine did not let it run."""
     late_p99_ms: float | None = None
     """How late the client itself was in sending, in the open loop."""
     share: float | None = None
@@ -66,15 +76,40 @@ class Latencies:
         return [(percentile, self(percentile)) for percentile in PERCENTILES]
 
 
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+def machine(data: Path) -> dict[str, object]:
+    """What the figures were measured on, with the disk that `data` is on."""
     return {
         "cores": os.cpu_count(),
         "cpu": _field("/proc/cpuinfo", "model name") or platform.machine(),
         "memory": _field("/proc/meminfo", "MemTotal"),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "file_system": _file_system(data),
+        "fsync_ms": _fsync_ms(data),
     }
+
+
+def _file_system(folder: Path) -> str | None:
+    """The kind of file system: on tmpfs a commit costs nothing, and promises as much."""
+    kinds = {}
+    for line in Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines():
+        _, place, kind, *_ = line.split()
+        kinds[Path(place.replace("\\040", " "))] = kind
+    folder = folder.resolve()
+    return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), None)
+
+
+def _fsync_ms(folder: Path) -> float:
+    """What it takes to write a page to disk for good: the median of some."""
+    took = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(_FSYNCS):
+            began = clock.monotonic_seconds()
+            file.write(bytes(8192))
+            file.flush()
+            os.fdatasync(file.fileno())
+            took.append(clock.monotonic_seconds() - began)
+    return round(statistics.median(took) * 1000, 3)
 
 
 def _field(file: str, name: str) -> str | None:

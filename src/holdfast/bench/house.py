@@ -129,6 +129,14 @@ class House:
             process.stdout.close()
 
 
+def busy_seconds() -> float:
+    """The CPU time that the whole machine has been busy for, since it started."""
+    user, nice, system, _idle, _waiting, *others = (
+        int(ticks) for ticks in (_PROC / "stat").read_text("ascii").partition("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + sum(others)) / _TICKS
+
+
 def _environment() -> dict[str, str]:
     """Ours without settings: what is measured is Holdfast at its defaults, with engines of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}

@@ -32,10 +32,10 @@ class Places(NamedTuple):
 class Report:
     """The figures so far. They are written down as soon as they are there."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, data: Path) -> None:
         self.file = file
         self.figures: list[Figure] = []
-        self._machine = machine()
+        self._machine = machine(data)
 
     def add(self, figures: Sequence[Figure]) -> None:
         """Takes in the figures of a case."""
@@ -81,8 +81,7 @@ def run_bench(
 ) -> Report:
     """Runs the cases; each figure is told when it was audited. Raises Mendable where something cannot run."""
     client = LoadClient(places.client)
-    places.out.mkdir(parents=True, exist_ok=True)
-    report = Report(places.out / "bench.json")
+    report = Report(places.out / "bench.json", places.data)
     number = 0
     for (is_full, many), together in groupby(cases, lambda case: (case.is_full, case.workers or workers)):
         with _ground(places, client, is_full, many, say) as ground:

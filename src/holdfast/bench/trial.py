@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 from holdfast.bench.audit import audit, until_read
 from holdfast.bench.crowd import Crowd, Sale, end_sales, fresh, mint, noop_request, open_sale, strangers
 from holdfast.bench.figures import Figure, Latencies
-from holdfast.bench.house import House
+from holdfast.bench.house import House, busy_seconds
 from holdfast.bench.ledger import Drive, Ledger
 from holdfast.bench.load import Load, LoadClient, Outcome
+from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool, open_pool
 from holdfast.gate.gate import Gate
 from holdfast.ids import new_id
@@ -109,6 +110,25 @@ def opened(house: House, client: LoadClient, client_folder: Path) -> Iterator[Gr
             pool.terminate()
 
 
+class Usage:
+    """The CPU time of a run: of each kind of process of ours, and what others had of the machine meanwhile."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._began = monotonic_seconds()
+        self._busy_before = busy_seconds()
+        self._before = house.cpu_seconds()
+        self.cpu_seconds: dict[str, float] = {}
+        self.others_cores = 0.0
+
+    def end(self, client_seconds: float) -> None:
+        """When the run is over."""
+        after = self._house.cpu_seconds()
+        self.cpu_seconds = {kind: after[kind] - self._before[kind] for kind in after} | {"client": client_seconds}
+        others = busy_seconds() - self._busy_before - sum(self.cpu_seconds.values())
+        self.others_cores = max(others, 0.0) / (monotonic_seconds() - self._began)
+
+
 class Trial:
     """One case."""
 
@@ -165,15 +185,14 @@ class Trial:
             (before or (lambda: self.warm_up(drive, pace)))()
             self._rest()
             self.say(f"measuring {case}: {pace.in_words()}")
-            crew, cpu_before = _crew(house), house.cpu_seconds()
+            crew, usage = _crew(house), Usage(house)
             outcome = self.run(drive, pace)
-            cpu_after = house.cpu_seconds()
+            usage.end(outcome.cpu_seconds)
         unread, seconds = self._rest()
         if _crew(house) != crew:
             self._ledger.findings.append(f"a process ended and was started again while {case} ran")
         noops.append(self._noop(pace.connections))
-        cpu = {kind: cpu_after[kind] - cpu_before[kind] for kind in cpu_after} | {"client": outcome.cpu_seconds}
-        figure = _figure(case, drive, pace, outcome, sum(noops) / 2, cpu, house.workers)
+        figure = _figure(case, drive, pace, outcome, sum(noops) / 2, usage, house.workers)
         figure.outbox_unread, figure.outbox_seconds = unread, None if seconds == float("inf") else round(seconds, 2)
         self.figures.append(figure)
         return figure
@@ -221,14 +240,12 @@ def _crew(house: House) -> list[object]:
     return [processes[kind] for kind in ("server", "worker", "valkey")]
 
 
-def _figure(
-    case: str, drive: Drive, pace: Pace, outcome: Outcome, noop: float, cpu: dict[str, float], workers: int
-) -> Figure:
+def _figure(case: str, drive: Drive, pace: Pace, outcome: Outcome, noop: float, usage: Usage, workers: int) -> Figure:
     stage, status = drive.counted
     stages = 2 if drive.then else 1
     rate, answers = outcome.rate(stage, status), max(outcome.statuses(stage)[status], 1)
     latency = Latencies(outcome, stages)
-    by_process = {kind: round(seconds * 1e6 / answers, 1) for kind, seconds in cpu.items()}
+    by_process = {kind: round(seconds * 1e6 / answers, 1) for kind, seconds in usage.cpu_seconds.items()}
     return Figure(
         case=case,
         rate=round(rate, 1),
@@ -251,5 +268,7 @@ def _figure(
         latency_ms=latency.curve(),
         outbox_unread=0,
         outbox_seconds=None,
+        others_cores=round(usage.others_cores, 2),
+        late_max_ms=round(outcome.late_max_ms, 3),
         late_p99_ms=round(outcome.late_p99_ms, 3) if pace.rate else None,
     )

@@ -87,7 +87,9 @@ def bench(
 def _folders(data: Path | None, out: Path, *, keep: bool) -> "Iterator[Places]":
     from holdfast.bench.run import Places
 
-    temporary = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
+    out.mkdir(parents=True, exist_ok=True)
+    # Beside the report, not where temporary files go: that is in memory on many systems, where fsync costs nothing.
+    temporary = Path(tempfile.mkdtemp(prefix="running-", dir=out)).absolute()
     try:
         places = Places(data or temporary / "data", temporary / "client", out)
         for folder in (places.data, places.client):
