@@ -21,13 +21,14 @@ RUN := .venv/.run-stamp
 DEV := .venv/.dev-stamp
 TOOLS := .venv/.tools-stamp
 
-.PHONY: help up setup setup-dev test test-slow check format lock clean
+.PHONY: help up setup setup-dev test test-slow check bench format lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make up         start Holdfast on http://127.0.0.1:8000 (PORT=… and ARGS='--no-demo …' pass options on)"
 	@echo "make test       run the tests, engines included; make test-slow runs the long ones"
 	@echo "make check      format, lint, types, import rules, tests: what CI runs"
+	@echo "make bench      measure how fast it is here, with audit and plots (ARGS='reserve --seconds 5', --list: the cases)"
 	@echo "make format     put the code in form"
 	@echo "make lock       renew the locks from pyproject.toml"
 	@echo "make clean      remove .venv (data folders stay)"
@@ -54,6 +55,9 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow"
+
+bench: setup-dev
+	@exec $(BIN)/holdfast bench $(ARGS)
 
 format: $(DEV)
 	$(BIN)/ruff format

@@ -27,6 +27,7 @@ COMMANDS = {
     "events": "events",
     "rush": "rush",
     "doctor": "doctor",
+    "bench": "bench",
 }
 """Each command, or group of commands, and the module that registers it. One line adds a command."""
 

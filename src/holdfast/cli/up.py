@@ -7,6 +7,8 @@ import typer
 
 from holdfast.cli.output import DATA_DEFAULT, DataOption, JsonOption
 
+WORKERS_DEFAULT = max(1, (os.cpu_count() or 1) // 2)
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
