@@ -100,7 +100,7 @@ def opened(house: House, client: LoadClient, client_folder: Path) -> Iterator[Gr
     """A ground on a house that has come up."""
     settings = house.settings
     with asyncio.Runner() as runner:
-        pool = runner.run(open_pool(settings))
+        pool = runner.run(open_pool(settings, server_settings={}))
         gate = Gate(settings)
         try:
             runner.run(gate.open())

@@ -31,7 +31,7 @@ async def examine(settings: Settings, patience_seconds: float, *, repair: bool) 
 
     Raises Mendable where the gate is to be repaired and cannot be.
     """
-    pool = await open_pool(settings)
+    pool = await open_pool(settings, server_settings={})
     gate = Gate(settings)
     try:
         await gate.open()

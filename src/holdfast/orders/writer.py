@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from holdfast.clock import monotonic_seconds
-from holdfast.engines.database import AWAY, Connection
+from holdfast.engines.database import AWAY, BY_KEY, Connection
 from holdfast.errors import Busy
 from holdfast.settings import Settings
 
@@ -64,7 +64,7 @@ class Writer:
             connection = await asyncpg.connect(
                 self._url,
                 timeout=self._connect_seconds,
-                server_settings={"application_name": "holdfast journal"},
+                server_settings={"application_name": "holdfast journal", **BY_KEY},
             )
             connection.add_log_listener(self._heard)
             self._connection = connection

@@ -97,7 +97,7 @@ async def run_rush(settings: Settings, plan: Plan, view: View) -> Result:
 @asynccontextmanager
 async def _opened(settings: Settings, plan: Plan) -> AsyncIterator[tuple[Pool, Gate, Client]]:
     client = Client(plan.url, plan.connections_max)
-    pool = await open_pool(settings)
+    pool = await open_pool(settings, server_settings={})
     gate = Gate(settings)
     try:
         await gate.open()
