@@ -11,7 +11,8 @@ import pytest
 
 from holdfast.bench.cases import all_cases
 from holdfast.bench.run import choose
-from holdfast.engines.processes import running_in
+from holdfast.engines.data_folder import DataFolder
+from holdfast.engines.processes import running_in, send
 from holdfast.errors import Mendable
 from running_up import command, environment_of
 
@@ -71,25 +72,44 @@ def test_it_leaves_nothing_but_its_report(bench: "tuple[Path, subprocess.Complet
     assert left_behind(bench[0]) == []
 
 
-def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
-    options = ["--seconds", "60", "--scale", "0.1", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "holdfast.cli.main", "bench", "reserve", *options],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+def begin(tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
+    """`bench reserve`, under way."""
+    options = ("bench", "reserve", "--scale", "0.1", "--out", str(tmp_path / "out"), *options)
+    return subprocess.Popen(
+        [sys.executable, "-m", "holdfast.cli.main", *options],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env=environment_of(home(tmp_path)),
     )  # fmt: skip
+
+
+def until_measured(process: "subprocess.Popen[str]", tmp_path: Path) -> DataFolder:
+    """Waits until the run that counts has begun: the data folder that it runs on."""
     assert process.stderr is not None
-    with process.stderr as said:
-        assert any(line.startswith("measuring") for line in said)
-        [folder] = (tmp_path / "out").iterdir()
-        cluster = folder / "data" / "empty" / "postgres" / "cluster"
-        assert running_in(cluster, "postgres")
-        process.send_signal(signal.SIGINT)
-        assert "Traceback" not in said.read()
-    assert process.wait(60) != 0
-    assert running_in(cluster, "postgres") == []
-    assert left_behind(tmp_path) == []
-    assert not folder.exists()
+    assert any(line.startswith("measuring") for line in process.stderr)
+    [folder] = (tmp_path / "out").glob("running-*")
+    return DataFolder(folder / "data" / "empty")
+
+
+def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    process = begin(tmp_path, "--seconds", "60")
+    folder = until_measured(process, tmp_path)
+    assert running_in(folder.cluster, "postgres")
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert running_in(folder.cluster, "postgres") == []
+    assert left_behind(tmp_path) == list((tmp_path / "out").iterdir()) == []
+
+
+def test_control_a_server_that_dies_makes_the_figure_void(tmp_path: Path) -> None:
+    process = begin(tmp_path, "--seconds", "3", "--json")
+    server = until_measured(process, tmp_path).running().children[0]
+    assert send(server, signal.SIGKILL)
+    said, remarks = process.communicate(timeout=120)
+    [case] = json.loads(said)["cases"]
+    assert case["void"], remarks
+    assert "a process ended and was started again while reserve ran" in case["findings"]
+    assert process.returncode == 1
 
 
 def test_an_unknown_case_is_refused_with_the_names(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from holdfast.bench import crowd
 from holdfast.bench.crowd import Crowd, Sale
 from holdfast.bench.ledger import Drive
 from holdfast.bench.seed import seed, seeded_users
-from holdfast.bench.trial import BUYERS, BUYERS_MIN, WARM_UP_SECONDS, Pace, Trial
+from holdfast.bench.trial import BUYERS, BUYERS_MIN, Pace, Trial
 from holdfast.engines.database import load_statements
 
 CONNECTIONS_MANY = 256
@@ -150,7 +150,7 @@ def login_reserve(trial: Trial, name: str) -> None:
     alone = trial.measure(f"{name}, alone", drive, pace)
     trial.figures.remove(alone)
     # A little longer than warm-up and run, so that not a moment of the run is without them.
-    logins = Pace(_LOGIN_CONNECTIONS, pace.seconds + 2 * WARM_UP_SECONDS)
+    logins = Pace(_LOGIN_CONNECTIONS, pace.seconds + 2 * pace.warm_up_seconds)
     figure = trial.measure(name, drive, pace, beside=(_logging_in(trial), logins))
     figure.share = _share(figure.rate, alone.rate)
 
@@ -235,10 +235,10 @@ def _move_orders(trial: Trial, name: str, request: str, promise: str) -> None:
     trial.say("making the orders")
     making = _reserving(sale, trial.buyers)
     # As long as the measured run and its warm-up: nothing here is faster than making them.
-    made = trial.run(making, pace._replace(seconds=pace.seconds * 1.2 + WARM_UP_SECONDS)).ids()
+    made = trial.run(making, pace._replace(seconds=pace.seconds * 1.2 + pace.warm_up_seconds)).ids()
     people, tokens = trial.buyers
     orders = Crowd([people[line] for line, _ in made], [f"{tokens[line]}\t{order}" for line, order in made])
-    first = min(len(made) // 6, int(BUYERS * WARM_UP_SECONDS))
+    first = min(len(made) // 6, 2 * BUYERS)
     drive = Drive([request], orders.part(first), [sale], {(0, 200): promise})
     once = pace._replace(once=True)
     trial.measure(name, drive, once, before=lambda: trial.warm_up(drive._replace(crowd=orders.part(0, first)), once))

@@ -33,7 +33,7 @@ _STYLE: dict[Any, Any] = {
 _SHOWN = (50.0, 90.0, 99.0, 99.9, 99.99)
 _DASHES = ("-", "--")
 _NOT_DRAWN = {
-    "latency": ("noop", "connections-"),
+    "latency": ("noop", "login", "connections-", "growth-"),
     # What is looked up or checked is no order, and would make the bars of orders small.
     "cpu": ("login", "history", "connections-"),
 }
@@ -146,7 +146,7 @@ def _cpu(axes: Axes, figures: list[Figure]) -> None:
     axes.margins(x=0.08)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("microseconds (the number: without the client)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(_PROCESSES))
+    axes.figure.legend(loc="outside lower center", ncols=len(_PROCESSES))
 
 
 def _per_second(axes: Axes) -> None:

@@ -24,7 +24,7 @@ BUYERS_MIN = 1_000
 
 
 _NOOP_SECONDS = 2.0
-WARM_UP_SECONDS = 2.0
+_WARM_UP_SECONDS = 2.0
 _EVERYONE_SECONDS_MAX = 15.0
 
 _T = TypeVar("_T")
@@ -59,6 +59,11 @@ class Pace(NamedTuple):
     """Every line of the crowd once, and the run is over when there is none left."""
     orders: int | None = None
     """How many first requests at most."""
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """How long it is driven before it counts."""
+        return min(_WARM_UP_SECONDS, self.seconds / 2)
 
     def in_words(self) -> str:
         """For whoever waits for it."""
@@ -167,7 +172,7 @@ class Trial:
         self.say("warm-up")
         if any(drive.answers.values()) and not pace.once:
             self.run(drive, Pace(pace.connections, _EVERYONE_SECONDS_MAX, once=True))
-        return self.run(drive, pace._replace(seconds=min(WARM_UP_SECONDS, pace.seconds / 2)))
+        return self.run(drive, pace._replace(seconds=pace.warm_up_seconds))
 
     def measure(
         self,
