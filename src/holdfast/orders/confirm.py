@@ -5,6 +5,8 @@ order is confirmed. What a crash leaves in between is resolved by a worker, with
 """
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -17,7 +19,7 @@ from holdfast.errors import Busy, Fault, Invalid, refuse
 from holdfast.orders.basket import fingerprint
 from holdfast.orders.batch import Batcher
 from holdfast.orders.journal import SQL, read_orders
-from holdfast.orders.order import ConfirmOrder, Order
+from holdfast.orders.order import ConfirmOrder, Order, confirmed_order
 from holdfast.orders.writer import Writer
 from holdfast.payments.provider import Answer, Provider
 from holdfast.settings import Settings
@@ -39,13 +41,12 @@ class PaymentAsked(msgspec.Struct):
 
 
 class Begun(msgspec.Struct):
-    """What became of it: outcome begun, or a refusal's code, replay or mismatch."""
+    """What became of it: outcome begun, or a refusal's code, replay or mismatch. `row` is what the order is about."""
 
     outcome: str
-    tickets: int
-    amount: int
-    currency: str
+    row: Any
     order: Order | None = None
+    """There for a replay."""
 
 
 class Paid(msgspec.Struct):
@@ -56,10 +57,14 @@ class Paid(msgspec.Struct):
 
 
 class Sold(msgspec.Struct):
-    """What became of an authorised payment: outcome confirmed with the order, or why it must be voided."""
+    """What became of an authorised payment: outcome confirmed, or why it must be voided.
+
+    With `ended_at` it was confirmed here and now, and the tickets have these ids.
+    """
 
     outcome: str
-    order: Order | None = None
+    ended_at: datetime | None = None
+    ticket_ids: Sequence[UUID] = ()
 
 
 class Confirm:
@@ -139,24 +144,38 @@ class Confirm:
 
     async def _authorise(self, payment: PaymentAsked, begun: Begun) -> Order:
         try:
-            answer = await self._provider.authorise(payment.payment_id, payment.token, begun.amount, begun.currency)
+            answer = await self._provider.authorise(
+                payment.payment_id, payment.token, begun.row["amount"], begun.row["currency"]
+            )
         except (OSError, TimeoutError):
             answer = Answer.PENDING
         if answer in (Answer.PENDING, Answer.UNKNOWN):
             return await self._leave_pending(payment)
         # Should this fail, the worker asks the provider again.
-        sold = await self.settle(payment.payment_id, begun.tickets, answer)
+        sold = await self.settle(payment.payment_id, begun.row["tickets"], answer)
         if sold.outcome == "confirmed":
-            assert sold.order is not None
-            return sold.order
+            return await self._confirmed(payment, begun, sold)
         raise _refusal_of_sold(sold)
+
+    async def _confirmed(self, payment: PaymentAsked, begun: Begun, sold: Sold) -> Order:
+        if sold.ended_at is not None:
+            return confirmed_order(
+                begun.row, payment.order_id, payment.user_id, payment.payment_id, sold.ticket_ids, sold.ended_at
+            )
+        return await self._read(payment)
 
     async def _leave_pending(self, payment: PaymentAsked) -> Order:
         try:
             await self._pool.execute(SQL["payment_pending"], payment.payment_id)
+        except AWAY as error:
+            raise _unknown() from error
+        return await self._read(payment)
+
+    async def _read(self, payment: PaymentAsked) -> Order:
+        try:
             return (await read_orders(self._pool, [payment.order_id]))[payment.order_id]
         except AWAY as error:
-            raise Busy("The outcome is not known yet: try again with the same key.") from error
+            raise _unknown() from error
 
     async def _begin(self, batch: list[PaymentAsked]) -> Sequence[Begun | BaseException]:
         rows = await self._begin_writer.fetch(
@@ -168,10 +187,7 @@ class Confirm:
             [payment.payment_id for payment in batch],
             [payment.token for payment in batch],
         )
-        begun = [
-            Begun(row["outcome"], row["tickets"], row["amount"], row["currency"])
-            for row in sorted(rows, key=lambda row: row["ordinal"])
-        ]
+        begun = [Begun(row["outcome"], row) for row in sorted(rows, key=lambda row: row["ordinal"])]
         replayed = [payment.order_id for payment, one in zip(batch, begun, strict=True) if one.outcome == "replay"]
         if replayed:
             orders = await read_orders(self._begin_writer, replayed)
@@ -187,19 +203,17 @@ class Confirm:
             if error.sqlstate != _EVENT_CANCELLED:
                 raise
             rows = await self._sell_writer.fetch(SQL["confirm"], True, *columns)
-        outcomes = {row["ordinal"]: row["outcome"] for row in rows}
-        sold = [Sold(outcomes[ordinal]) for ordinal in range(1, len(batch) + 1)]
-        orders = await _orders_of(self._sell_writer, batch)
-        for paid, one in zip(batch, sold, strict=True):
-            one.order = orders.get(paid.payment_id)
-        return sold
+        found = {row["ordinal"]: row for row in rows}
+        return [
+            Sold(found[ordinal]["outcome"], found[ordinal]["ended_at"], paid.ticket_ids)
+            for ordinal, paid in enumerate(batch, start=1)
+        ]
 
     async def _sell_late(self, batch: list[Paid]) -> Sequence[Sold | BaseException]:
         sold = []
         for paid in batch:
             rows = await self._late_writer.fetch(SQL["confirm_late"], paid.payment_id, paid.ticket_ids)
-            orders = await _orders_of(self._late_writer, [paid])
-            sold.append(Sold(rows[0]["outcome"], orders.get(paid.payment_id)))
+            sold.append(Sold(rows[0]["outcome"]))
         return sold
 
     async def _end(self, batch: list[tuple[UUID, str]]) -> Sequence[BaseException | None]:
@@ -209,11 +223,8 @@ class Confirm:
         return [None] * len(batch)
 
 
-async def _orders_of(writer: Writer, batch: Sequence[Paid]) -> dict[UUID, Order]:
-    payments = [paid.payment_id for paid in batch]
-    rows = await writer.fetch(SQL["orders_of_payments"], payments)
-    orders = await read_orders(writer, [row["order_id"] for row in rows])
-    return {row["id"]: orders[row["order_id"]] for row in rows}
+def _unknown() -> Busy:
+    return Busy("The outcome is not known yet: try again with the same key.")
 
 
 def _paid_columns(batch: Sequence[Paid]) -> list[list[UUID] | list[int]]:

@@ -1,7 +1,9 @@
 """An order on the wire and in PostgreSQL."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 
@@ -90,23 +92,7 @@ class OrderPage(msgspec.Struct):
 
 def order_of_row(row: Any) -> Order:
     """The wire form of a row of the statement `orders` in orders.sql."""
-    now = clock.utc_now()
-    lines = [
-        Line(ids.encode(ids.TIER, tier_id), quantity, Money(price, row["currency"]))
-        for tier_id, quantity, price in zip(row["tier_ids"], row["quantities"], row["unit_prices"], strict=True)
-    ]
-    order = Order(
-        id=ids.encode(ids.ORDER, row["id"]),
-        user_id=ids.encode(ids.USER, row["user_id"]),
-        event_id=ids.encode(ids.EVENT, row["event_id"]),
-        status=row["status"],
-        lines=lines,
-        total=Money(row["total_amount"], row["currency"]),
-        created_at=clock.rfc3339(row["created_at"]),
-        expires_at=clock.rfc3339(row["expires_at"]),
-        expires_in_seconds=seconds_left(row["expires_at"], now) if row["status"] == "reserved" else 0,
-        server_time=clock.rfc3339(now),
-    )
+    order = _order(row, row["id"], row["user_id"], row["status"], row["total_amount"])
     if row["ended_at"] is not None:
         order.ended_at = clock.rfc3339(row["ended_at"])
     if row["payment_id"] is not None:
@@ -117,6 +103,40 @@ def order_of_row(row: Any) -> Order:
             for ticket_id, tier_id in zip(row["ticket_ids"], row["ticket_tiers"], strict=True)
         ]
     return order
+
+
+def confirmed_order(
+    row: Any, order_id: UUID, user_id: UUID, payment_id: UUID, ticket_ids: Sequence[UUID], ended_at: datetime
+) -> Order:
+    """The wire form of an order that was confirmed a moment ago: a row of the statement `begin_payments`, and the ids
+    of its tickets in the order of its lines."""
+    order = _order(row, order_id, user_id, "confirmed", row["amount"])
+    order.ended_at = clock.rfc3339(ended_at)
+    order.payment = PaymentView(ids.encode(ids.PAYMENT, payment_id), "authorised")
+    tiers = (line.tier_id for line in order.lines for _ in range(line.quantity))
+    order.tickets = [
+        Ticket(ids.encode(ids.TICKET, ticket_id), tier) for ticket_id, tier in zip(ticket_ids, tiers, strict=True)
+    ]
+    return order
+
+
+def _order(row: Any, order_id: UUID, user_id: UUID, status: str, total_amount: int) -> Order:
+    now, currency = clock.utc_now(), row["currency"]
+    return Order(
+        id=ids.encode(ids.ORDER, order_id),
+        user_id=ids.encode(ids.USER, user_id),
+        event_id=ids.encode(ids.EVENT, row["event_id"]),
+        status=status,
+        lines=[
+            Line(ids.encode(ids.TIER, tier_id), quantity, Money(price, currency))
+            for tier_id, quantity, price in zip(row["tier_ids"], row["quantities"], row["unit_prices"], strict=True)
+        ],
+        total=Money(total_amount, currency),
+        created_at=clock.rfc3339(row["created_at"]),
+        expires_at=clock.rfc3339(row["expires_at"]),
+        expires_in_seconds=seconds_left(row["expires_at"], now) if status == "reserved" else 0,
+        server_time=clock.rfc3339(now),
+    )
 
 
 def seconds_left(expires_at: datetime, now: datetime) -> int:

@@ -29,11 +29,11 @@ ORDER BY o.id DESC LIMIT $3
 SELECT ordinal, outcome FROM orders.cancel($1::uuid[], $2::uuid[], $3::text[], $4::bytea[])
 
 -- name: begin_payments
-SELECT ordinal, outcome, tickets, amount, currency
+SELECT ordinal, outcome, tickets, amount, currency, event_id, tier_ids, quantities, unit_prices, created_at, expires_at
 FROM orders.begin_payments($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::uuid[], $6::text[])
 
 -- name: confirm
-SELECT ordinal, outcome FROM orders.confirm($1::boolean, $2::uuid[], $3::integer[], $4::integer[], $5::uuid[])
+SELECT ordinal, outcome, ended_at FROM orders.confirm($1::boolean, $2::uuid[], $3::integer[], $4::integer[], $5::uuid[])
 
 -- name: confirm_late
 SELECT orders.confirm_late($1, $2::uuid[]) AS outcome
@@ -74,6 +74,3 @@ DELETE FROM orders.idempotency_keys k USING (
     SELECT user_id, operation, key FROM orders.idempotency_keys
     WHERE created_at < now() - make_interval(secs => $1) LIMIT $2) AS old
 WHERE (k.user_id, k.operation, k.key) = (old.user_id, old.operation, old.key)
-
--- name: orders_of_payments
-SELECT p.id, p.order_id FROM orders.payments p WHERE p.id = ANY ($1::uuid[])
