@@ -94,9 +94,9 @@ async def test_a_gate_that_lost_its_memory_is_loaded_while_the_sale_goes_on(desk
     sold = [(await desk.buy(ids.new_id(), "key", event, 1))[0] for _ in range(10)]
     assert await desk.try_confirm(sold[0]) == "confirmed"
     assert await desk.try_cancel(sold[1]) == "cancelled"
-    client = desk.gate._client
-    assert client is not None
-    await client.flushall()
+    wire = desk.gate.wire
+    assert wire is not None
+    await wire.call("FLUSHALL")
     outcomes = await asyncio.gather(*(desk.try_buy(ids.new_id(), "key", event, 1) for _ in range(50)))
     assert counted(outcomes) == {"made": 50}
     async with asyncio.timeout(5):
@@ -165,14 +165,14 @@ async def test_reconcile_mends_a_gate_that_differs(desk: Desk, damage: str) -> N
     epoch = await epoch_of(desk, event)
     _, user_id = order_ids(order)
     mallory = ids.new_id()
-    client = desk.gate._client
-    assert client is not None
+    wire = desk.gate.wire
+    assert wire is not None
     if damage == "surplus":
         await desk.gate.finish(event.id, epoch, settle=[(hold_key(mallory, "x"), hold_of(mallory, event.tiers, [1]))])
     elif damage == "missing":
         await desk.gate.finish(event.id, epoch, release=[hold_key(user_id, "key")], leave_tombstones=False)
     else:
-        await client.hset(f"{{{event.id.hex}}}:gate", {f"free:{event.tiers[0].hex}": "3"})
+        await wire.call("HSET", f"{{{event.id.hex}}}:gate", f"free:{event.tiers[0].hex}", 3)
     assert await desk.gate_free(event) != (8,)
     reconcile = Reconcile(desk.pool, desk.gate)
     for _ in range(4):

@@ -174,9 +174,9 @@ def order_life(settings: Settings) -> type[RuleBasedStateMachine]:
 
         @rule()
         def lose_the_gates_memory(self) -> None:
-            client = self.desk.gate._client
-            assert client is not None
-            self.run(client.flushall())
+            wire = self.desk.gate.wire
+            assert wire is not None
+            self.run(wire.call("FLUSHALL"))
 
         @rule()
         def load_the_gate(self) -> None:

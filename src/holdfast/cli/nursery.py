@@ -128,10 +128,8 @@ def main() -> None:
     """Imports what servers and workers need, then serves requests."""
     # Nothing is garbage while modules are made; and collected objects would be copied in every child.
     gc.disable()
-    # structlog imports rich where there is one, for tracebacks in a terminal, and valkey-glide trio, for those who run
-    # on that. No child does either, and they are a quarter of all imports.
-    for optional in ("rich", "trio"):
-        sys.modules[optional] = None  # type: ignore[assignment]
+    # structlog imports rich where there is one, for tracebacks in a terminal. No child shows any.
+    sys.modules["rich"] = None  # type: ignore[assignment]
     from holdfast.cli.offspring import KINDS
 
     gc.freeze()

@@ -5,15 +5,16 @@ breaker keeps a gate that is away from costing every purchase its time-out.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
-from glide import GlideClient, GlideClientConfiguration, GlideError, NodeAddress, RequestError, ServerCredentials
 
 from holdfast.clock import monotonic_seconds
+from holdfast.gate.wire import ReplyError, Wire, WireError
 from holdfast.settings import Settings
 
 Hold: TypeAlias = list[str | int]
@@ -29,6 +30,7 @@ CALL_MAX = 2000
 """Orders or holds in one call: what a Lua function can unpack, with room to spare."""
 
 _LIBRARY = (files("holdfast.gate") / "gate.lua").read_text("utf-8")
+_FAILED = (WireError, ReplyError)
 _encode = msgspec.json.encode
 
 
@@ -73,41 +75,29 @@ class Gate:
     """One process's connection to the gate."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = urlsplit(settings.gate_url.get_secret_value())
-        self._timeout_ms = int(settings.gate_timeout_seconds * 1000)
+        url = urlsplit(settings.gate_url.get_secret_value())
+        self.wire = Wire(url, settings.gate_timeout_seconds) if url.hostname else None
         self._retry_seconds = settings.gate_retry_seconds
         self._lease_ms = str(settings.lease_seconds * 1000)
-        self._client: GlideClient | None = None
-        self._closed_until = 0.0
+        self._closed_until = 0.0 if self.wire else float("inf")
 
     async def open(self) -> None:
-        """Makes the client (after the process has started: it has threads) and loads the functions if it can."""
-        if not self._url.hostname:
-            self._closed_until = float("inf")
-            return
-        self._client = await GlideClient.create(
-            GlideClientConfiguration(
-                [NodeAddress(self._url.hostname, self._url.port or 6379)],
-                credentials=ServerCredentials(password=self._url.password) if self._url.password else None,
-                request_timeout=self._timeout_ms,
-                client_name="holdfast",
-                lazy_connect=True,
-            )
-        )
-        try:
-            await self._load_functions()
-        except GlideError:
-            self._trip()
+        """Loads the functions if it can."""
+        if self.wire is not None:
+            try:
+                await self._load_functions(self.wire)
+            except _FAILED:
+                self._trip()
 
     async def close(self) -> None:
         """Closes the connection."""
-        if self._client is not None:
-            await self._client.close()
+        if self.wire is not None:
+            await self.wire.close()
 
     @property
     def is_absent(self) -> bool:
         """Whether this deployment has no gate at all."""
-        return not self._url.hostname
+        return self.wire is None
 
     @property
     def is_away(self) -> bool:
@@ -166,69 +156,60 @@ class Gate:
 
     async def state(self, event_id: UUID) -> GateState | None:
         """What the gate holds of an event; None when nothing."""
-        keys = _keys(event_id)
-        client = self._ready()
-        try:
-            fields = await client.hgetall(keys[0])
-            holds, leases = await client.hlen(keys[2]), await client.zcard(keys[3])
-        except GlideError as error:
-            self._trip()
-            raise GateAway from error
+        gate, _, holds, leases, _ = _keys(event_id)
+        fields = _pairs(await self._ask("HGETALL", gate))
         if not fields:
             return None
-        free = {UUID(name[5:].decode()): int(count) for name, count in fields.items() if name.startswith(b"free:")}
-        return GateState(int(fields.get(b"epoch", b"0")), fields.get(b"state") == b"open", free, holds, leases)
+        free = {UUID(name[5:]): int(count) for name, count in fields.items() if name.startswith("free:")}
+        return GateState(
+            epoch=int(fields.get("epoch", 0)),
+            is_open=fields.get("state") == "open",
+            free=free,
+            holds=await self._ask("HLEN", holds),
+            leases=await self._ask("ZCARD", leases),
+        )
 
     async def holds(self, event_id: UUID) -> dict[str, Hold]:
         """Every hold of an event: for reconciling, not for the path of an order."""
-        client = self._ready()
-        try:
-            fields = await client.hgetall(_keys(event_id)[2])
-        except GlideError as error:
-            self._trip()
-            raise GateAway from error
-        return {key.decode(): msgspec.json.decode(hold, type=list[str | int]) for key, hold in fields.items()}
+        fields = _pairs(await self._ask("HGETALL", _keys(event_id)[2]))
+        return {key: msgspec.json.decode(hold, type=list[str | int]) for key, hold in fields.items()}
 
     async def _call(self, function: str, event_id: UUID, *arguments: str | bytes) -> list[str]:
-        client = self._ready()
         keys = _keys(event_id)
-        try:
-            answer = await self._fcall(client, function, keys, arguments)
-        except GlideError as error:
-            self._trip()
-            raise GateAway from error
+        answer: list[str] = await self._ask("FCALL", function, len(keys), *keys, *arguments)
         if answer[0] == "stale":
             raise GateStale
         return answer[1:]
 
-    async def _fcall(
-        self, client: GlideClient, function: str, keys: list[str | bytes], arguments: Sequence[str | bytes]
-    ) -> list[str]:
-        try:
-            raw = await client.fcall(function, keys, list(arguments))
-        except RequestError as error:
-            # A server that was restarted has lost its functions along with everything else.
-            if "Function not found" not in str(error):
-                raise
-            await self._load_functions()
-            raw = await client.fcall(function, keys, list(arguments))
-        if not isinstance(raw, list):
-            raise RequestError(f"{function} answered {raw!r}")
-        return [item.decode() if isinstance(item, bytes) else str(item) for item in raw]
-
-    async def _load_functions(self) -> None:
-        if self._client is not None:
-            await self._client.function_load(_LIBRARY, replace=True)
-
-    def _ready(self) -> GlideClient:
-        if self._client is None or self.is_away:
+    async def _ask(self, *command: str | bytes | int) -> Any:
+        wire = self.wire
+        if wire is None or self.is_away:
             raise GateAway
-        return self._client
+        try:
+            try:
+                return await wire.call(*command)
+            except ReplyError as error:
+                # A server that was restarted has lost its functions along with everything else.
+                if "Function not found" not in str(error):
+                    raise
+                await self._load_functions(wire)
+                return await wire.call(*command)
+        except _FAILED as error:
+            self._trip()
+            raise GateAway from error
+
+    async def _load_functions(self, wire: Wire) -> None:
+        await wire.call("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
 
     def _trip(self) -> None:
         self._closed_until = monotonic_seconds() + self._retry_seconds
 
 
-def _keys(event_id: UUID) -> list[str | bytes]:
+@lru_cache(maxsize=1024)
+def _keys(event_id: UUID) -> tuple[str, str, str, str, str]:
     tag = "{" + event_id.hex + "}"
-    return [f"{tag}:gate", f"{tag}:users", f"{tag}:holds", f"{tag}:leases", f"{tag}:tombstones"]
+    return f"{tag}:gate", f"{tag}:users", f"{tag}:holds", f"{tag}:leases", f"{tag}:tombstones"
+
+
+def _pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
