@@ -8,7 +8,18 @@ from typing import TypeAlias, TypeVar
 import structlog
 
 from holdfast import ids
-from holdfast.door.exchange import JSON, Answer, Handler, Headers, Later, Receive, Request, Scope, Send
+from holdfast.door.exchange import (
+    JSON,
+    NO_STORE,
+    Answer,
+    Handler,
+    Later,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    fields_of,
+)
 from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.engines.database import AWAY
 from holdfast.errors import Busy, Refusal, refuse
@@ -22,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 # Two segments after the room, at most: /orders/create, /orders/{id}, /orders/{id}/confirm, /events/{id}/tickets.
 _PATH = re.compile(r"/(orders|events)/([^/]{1,64})(?:/([a-z]{1,20}))?")
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_PROBLEM = b"content-type: " + CONTENT_TYPE + b"\r\n" + NO_STORE
 
 
 class Entry:
@@ -41,6 +52,8 @@ class Entry:
             ("POST", "/livez"): self._do_nothing,
             ("GET", "/readyz"): self._readyz,
         }
+        self._whole = {route: (handler, "") for route, handler in self._table.items()}
+        """The routes whose path is their pattern."""
         self._patterns: dict[str, list[str]] = {}
         for method, pattern in self._table:
             self._patterns.setdefault(pattern, []).append(method)
@@ -51,6 +64,9 @@ class Entry:
 
     def find(self, method: str, path: str) -> tuple[Handler, str] | None:
         """The handler of a hot route and the id in its path; None where the path is not hot."""
+        found = self._whole.get((method, path))
+        if found is not None:
+            return found
         pattern, path_id = path, ""
         if path not in self._patterns:
             match = _PATH.fullmatch(path)
@@ -111,19 +127,18 @@ class Entry:
 
     async def _read(self, scope: Scope, receive: Receive, path_id: str) -> Request:
         bytes_max = self.body_bytes_max
-        is_too_large = declares_more(scope["headers"], bytes_max)
+        fields = fields_of(scope["headers"])
+        is_too_large = declares_more(fields, bytes_max)
         body = bytearray()
         more_body = True
         while more_body and not is_too_large:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return Request(scope["headers"], scope["query_string"], path_id, None, bytes_max)
+                return Request(fields, scope["query_string"], path_id, None, bytes_max)
             body += message.get("body", b"")
             more_body = message.get("more_body", False)
             is_too_large = len(body) > bytes_max
-        return Request(
-            scope["headers"], scope["query_string"], path_id, bytes(body), bytes_max, is_too_large=is_too_large
-        )
+        return Request(fields, scope["query_string"], path_id, bytes(body), bytes_max, is_too_large=is_too_large)
 
     def _refuse_method(self, pattern: str) -> Handler:
         def refuse_method(_: Request) -> Answer:
@@ -132,7 +147,7 @@ class Entry:
         return refuse_method
 
     def _livez(self, _: Request) -> Answer:
-        return Answer(200, [JSON], b'{"status":"ok"}')
+        return Answer(200, JSON, b'{"status":"ok"}')
 
     def _do_nothing(self, request: Request) -> Answer:
         # What a request costs before anything is done for it: the bench holds every other figure against this one.
@@ -146,9 +161,10 @@ class Entry:
         return self._livez(request)
 
 
-def _say_later(finish: Callable[[Done], Answer], done: Done, say: Say) -> None:
+def _say_later(finish: Callable[[Done], Answer | Refusal], done: Done, say: Say) -> None:
     try:
-        answer = _signed(finish(done), ids.new_request_id())
+        found = finish(done)
+        answer = _signed(found, ids.new_request_id()) if isinstance(found, Answer) else explain(found)
     except asyncio.CancelledError:
         answer = explain(Busy("This process is ending."))
     except Exception as error:
@@ -156,9 +172,10 @@ def _say_later(finish: Callable[[Done], Answer], done: Done, say: Say) -> None:
     say(answer)
 
 
-def declares_more(headers: Headers, bytes_max: int) -> bool:
+def declares_more(fields: Mapping[bytes, bytes], bytes_max: int) -> bool:
     """Whether a request's Content-Length is beyond so many bytes."""
-    return any(name == b"content-length" and value.isdigit() and int(value[:20]) > bytes_max for name, value in headers)
+    length = fields.get(b"content-length", b"")
+    return length.isdigit() and int(length[:20]) > bytes_max
 
 
 def busy() -> Answer:
@@ -179,20 +196,22 @@ def explain(error: Exception) -> Answer:
 
 
 def _problem(refusal: Refusal, request_id: str) -> Answer:
-    headers: Headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
-    headers += [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-    return _signed(Answer(refusal.kind.status, headers, problem_body(refusal, request_id)), request_id)
+    head = _PROBLEM
+    for name, value in refusal.headers.items():
+        head += b"%b: %b\r\n" % (name.lower().encode(), value.encode())
+    return _signed(Answer(refusal.kind.status, head, problem_body(refusal, request_id)), request_id)
 
 
 def _signed(answer: Answer, request_id: str) -> Answer:
     """The answer with what every one has."""
-    status, headers, body = answer
-    headers = [*headers, _NOSNIFF, (b"x-request-id", request_id.encode())]
-    if status != 304:
-        headers.append((b"content-length", b"%d" % len(body)))
-    return Answer(status, headers, body)
+    status, head, body = answer
+    if status == 304:
+        return Answer(status, b"%bx-request-id: %b\r\n" % (head, request_id.encode()), body)
+    marks = b"%bx-content-type-options: nosniff\r\nx-request-id: %b\r\ncontent-length: %d\r\n"
+    return Answer(status, marks % (head, request_id.encode(), len(body)), body)
 
 
 async def _send(send: Send, answer: Answer) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    headers = [tuple(line.split(b": ", 1)) for line in answer.head.split(b"\r\n")[:-1]]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -1,12 +1,12 @@
 """One request of the hot table and its answer: no more is read of it than its route needs."""
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
 
-from holdfast.errors import Fault, Invalid, refuse
+from holdfast.errors import Fault, Invalid, Refusal, refuse
 from holdfast.orders.batch import Reply
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -15,8 +15,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
-JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
-NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
+JSON = b"content-type: application/json\r\n"
+NO_STORE = b"cache-control: no-store\r\n"
+NO_CACHE = b"cache-control: no-cache\r\n"
 
 Body = TypeVar("Body")
 
@@ -28,18 +29,19 @@ _FAULT_LETTERS_MAX = 200
 
 
 class Answer(NamedTuple):
-    """Status, headers and body."""
+    """Status, header lines as they go out (each with its CRLF), and body."""
 
     status: int
-    headers: Headers
+    head: bytes
     body: bytes
 
 
 class Later(NamedTuple):
-    """An answer that waits for a reply: `finish` makes it of the reply when that is done, or raises."""
+    """An answer that waits for a reply: `finish` makes it of the reply when that is done, raises, or returns what it
+    refuses: raised thousands of times a second, exceptions leave much to be cleared away."""
 
     reply: Reply[Any]
-    finish: Callable[[Reply[Any]], Answer]
+    finish: Callable[[Reply[Any]], Answer | Refusal]
 
 
 Handler: TypeAlias = "Callable[[Request], Answer | Later | Awaitable[Answer]]"
@@ -54,7 +56,7 @@ class Request:
 
     def __init__(
         self,
-        headers: Iterable[tuple[bytes, bytes]],
+        fields: Mapping[bytes, bytes],
         query_string: bytes,
         path_id: str,
         body: bytes | None,
@@ -67,10 +69,6 @@ class Request:
         self._body = body
         self._body_bytes_max = body_bytes_max
         self._is_too_large = is_too_large
-        fields: dict[bytes, bytes] = {}
-        for name, value in headers:
-            # Twice is as good as wrong: no two readers may choose differently.
-            fields[name] = value if name not in fields else b"\x00"
         self._fields = fields
 
     @property
@@ -126,6 +124,15 @@ class Request:
             b"content-encoding", b"identity"
         ).lower() != b"identity":
             raise refuse("unsupported_media_type")
+
+
+def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """A request's header fields by their names in lower case."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        # Twice is as good as wrong: no two readers may choose differently.
+        fields[name] = value if name not in fields else b"\x00"
+    return fields
 
 
 def is_json(content_type: bytes) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast import ids
 from holdfast.auth.tokens import Identity, Tokens
-from holdfast.door.exchange import JSON, NO_STORE, Answer, Headers, Later, Request, decode
+from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Request, decode
 from holdfast.errors import Refusal, refuse
 from holdfast.orders.basket import Basket, basket_of
 from holdfast.orders.batch import Reply
@@ -45,7 +45,8 @@ class Turnstile:
         self._all = Rate(settings.purchases_per_second / shares, max(settings.purchases_burst // shares, 1), keys_max=1)
         self._user = Rate(settings.user_purchases_per_second, settings.user_purchases_burst)
         self._under_way: set[tuple[UUID, str, str]] = set()
-        self._policy = (b"ratelimit-policy", _policy("user", self._user).encode())
+        policy = b"ratelimit-policy: %b\r\n" % _policy("user", self._user).encode()
+        self._head = JSON + NO_STORE + policy + b'ratelimit: "user";r=%d\r\n'
 
     def admit(self, user_id: UUID) -> None:
         """Counts one attempt. Raises rate_limited."""
@@ -56,9 +57,9 @@ class Turnstile:
         if wait:
             raise _rate_limited("all", self._all, wait)
 
-    def headers(self, user_id: UUID) -> Headers:
+    def head(self, user_id: UUID) -> bytes:
         """What every answer to a user says, with their RateLimit."""
-        return [JSON, NO_STORE, self._policy, (b"ratelimit", b'"user";r=%d' % self._user.remaining(user_id))]
+        return self._head % self._user.remaining(user_id)
 
     def hold(self, user_id: UUID, operation: str, key: str) -> tuple[UUID, str, str]:
         """Holds a key while it is answered, until `let_go`. Raises idempotency_key_in_flight for the second one."""
@@ -132,9 +133,10 @@ class OrderRoutes:
             return self._create_when_read(identity, key, basket, held)
         return Later(reply, partial(self._created, identity, held))
 
-    def _created(self, identity: Identity, held: tuple[UUID, str, str], reply: Reply[Written]) -> Answer:
+    def _created(self, identity: Identity, held: tuple[UUID, str, str], reply: Reply[Written]) -> Answer | Refusal:
         self._turnstile.let_go(held)
-        return self._answer_created(reply.result(), identity)
+        written = reply.result()
+        return written.refusal or self._answer_created(written, identity)
 
     async def _create_when_read(
         self, identity: Identity, key: str, basket: Basket, held: tuple[UUID, str, str]
@@ -144,13 +146,12 @@ class OrderRoutes:
             written = await self._reserve.reserve(identity.user_id, key, basket)
         finally:
             self._turnstile.let_go(held)
+        if written.refusal is not None:
+            raise written.refusal
         return self._answer_created(written, identity)
 
     def _answer_created(self, written: Written, identity: Identity) -> Answer:
-        if written.refusal is not None:
-            raise written.refusal
-        status = 201 if written.is_new else 200
-        return Answer(status, self._turnstile.headers(identity.user_id), written.body)
+        return Answer(201 if written.is_new else 200, self._turnstile.head(identity.user_id), written.body)
 
     async def confirm(self, request: Request) -> Answer:
         """POST /orders/{order_id}/confirm"""
@@ -183,12 +184,12 @@ class OrderRoutes:
             if user_id != identity.user_id and not await self._sees_all(identity):
                 raise refuse("not_found")
             page = await self._history.page(user_id, parse_limit(asked.get("limit")), asked.get("cursor"))
-            return Answer(200, [JSON, NO_STORE], _encode(page))
+            return Answer(200, JSON + NO_STORE, _encode(page))
         request.query()
         order = await self._history.order(_order_id(request.path_id))
         if not is_owner(order, identity.user_id) and not await self._sees_all(identity):
             raise refuse("not_found")
-        return Answer(200, [JSON, NO_STORE], _encode(order))
+        return Answer(200, JSON + NO_STORE, _encode(order))
 
     def _admit(self, request: Request) -> tuple[Identity, str]:
         identity = self._tokens.verify(request.authorization)
@@ -199,7 +200,7 @@ class OrderRoutes:
         return identity.role == "admin" and await self._is_administrator(identity.user_id)
 
     def _answer(self, status: int, order: Order, identity: Identity) -> Answer:
-        return Answer(status, self._turnstile.headers(identity.user_id), _encode(order))
+        return Answer(status, self._turnstile.head(identity.user_id), _encode(order))
 
 
 @lru_cache(maxsize=_BASKETS_MAX)
@@ -239,10 +240,10 @@ class TicketRoutes:
 def _availability(snapshot: AvailabilitySnapshot | None, request: Request) -> Answer:
     if snapshot is None:
         raise refuse("not_found")
-    headers = [JSON, (b"cache-control", b"no-cache"), (b"etag", snapshot.etag)]
+    head = b"%betag: %b\r\n" % (NO_CACHE, snapshot.etag)
     if _is_unchanged(request.if_none_match, snapshot.etag):
-        return Answer(304, headers[1:], b"")
-    return Answer(200, headers, snapshot.body)
+        return Answer(304, head, b"")
+    return Answer(200, JSON + head, snapshot.body)
 
 
 def _is_unchanged(asked: bytes | None, etag: bytes) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from holdfast.door.exchange import JSON, Answer, Handler, Request
+from holdfast.door.exchange import JSON, NO_CACHE, Answer, Handler, Request
 from holdfast.door.problems import Problem
 from holdfast.orders.order import CancelOrder, ConfirmOrder, CreateOrder, Order, OrderPage
 from holdfast.tickets.availability import Availability
@@ -43,7 +43,7 @@ def openapi_handler(api: Any, roles: frozenset[str]) -> Handler:
     def openapi(_: Request) -> Answer:
         if not document:
             document.append(msgspec.json.encode(_document(api.openapi(), roles)))
-        return Answer(200, [JSON, (b"cache-control", b"no-cache")], document[0])
+        return Answer(200, JSON + NO_CACHE, document[0])
 
     return openapi
 

@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from holdfast import ids
 from holdfast.door.entry import Entry, busy, declares_more
-from holdfast.door.exchange import Answer, Handler, Headers, Request
+from holdfast.door.exchange import Answer, Handler, Request, fields_of
 from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.errors import refuse
 from holdfast.settings import Settings
@@ -25,7 +25,7 @@ class HotCycle:
     task is started before one is needed, and the answer is one write."""
 
     __slots__ = (
-        "_handler", "_headers", "_path_id", "_protocol", "_query_string", "body", "disconnected", "has_begun",
+        "_fields", "_handler", "_path_id", "_protocol", "_query_string", "body", "disconnected", "has_begun",
         "is_too_large", "keep_alive", "response_complete",
     )  # fmt: skip
 
@@ -39,13 +39,18 @@ class HotCycle:
         self._handler = handler
         self._path_id = path_id
         self._query_string = query_string
-        self._headers: Headers = protocol.headers
+        self._fields = fields_of(protocol.headers)
         self.keep_alive = keep_alive
         self.body: bytes | bytearray = b""
-        self.is_too_large = declares_more(self._headers, protocol.settings.body_bytes_max)
+        self.is_too_large = declares_more(self._fields, protocol.settings.body_bytes_max)
         self.has_begun = False
         self.disconnected = False
         self.response_complete = False
+
+    @property
+    def is_to_be_continued(self) -> bool:
+        """Whether the client waits for a word before it sends the body."""
+        return self._fields.get(b"expect", b"").lower() == b"100-continue"
 
     @property
     def response_started(self) -> bool:
@@ -68,7 +73,7 @@ class HotCycle:
         """Has it answered. Returns the task that it takes, if any."""
         self.has_begun = True
         request = Request(
-            self._headers,
+            self._fields,
             self._query_string,
             self._path_id,
             bytes(self.body),
@@ -117,11 +122,9 @@ class DoorProtocol(HttpToolsProtocol):
         """Writes the answer to the one request that is under way, all at once."""
         if self.transport.is_closing():
             return
-        parts = [STATUS_LINE[answer.status], _joined(self.server_state)]
-        parts += [b"%b: %b\r\n" % header for header in answer.headers]
-        parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-        parts.append(answer.body)
-        self.transport.write(b"".join(parts))
+        status, head, body = answer
+        end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join((STATUS_LINE[status], _joined(self.server_state), head, end, body)))
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -188,7 +191,7 @@ class DoorProtocol(HttpToolsProtocol):
             self.cycle = cycle  # type: ignore[assignment]
             if cycle.is_too_large:
                 self._begin(cycle)
-            elif _expects_continue(self.headers):
+            elif cycle.is_to_be_continued:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -243,7 +246,7 @@ class DoorProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url = url
         self.headers += headers
-        self.expect_100_continue = _expects_continue(headers)
+        self.expect_100_continue = fields_of(headers).get(b"expect", b"").lower() == b"100-continue"
         super().on_headers_complete()
 
     def _begin(self, cycle: HotCycle) -> None:
@@ -319,10 +322,6 @@ class DoorProtocol(HttpToolsProtocol):
 def door_protocol(settings: Settings, hot: Callable[[], Entry | None]) -> type[DoorProtocol]:
     """The protocol class for these settings: uvicorn makes one object of it for each connection."""
     return type("DoorProtocol", (DoorProtocol,), {"settings": settings, "hot": staticmethod(hot)})
-
-
-def _expects_continue(headers: Headers) -> bool:
-    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
 _default_head: tuple[object, bytes] = (None, b"")

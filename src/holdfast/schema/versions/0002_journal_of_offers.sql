@@ -6,6 +6,8 @@
 -- Careful: decided one by one under the row locks.
 -- `outcomes` is NULL where every order was made, the common case; else one for each order: held, or retry (it met its own
 -- key, and is to be read afterwards in a snapshot of its own), or why it was refused.
+-- It runs with its caller's rights and search_path, and names everything with its schema: setting a search_path of its own
+-- would cost as much as two orders.
 -- p_offers numbers each order's offer from 1; p_line_from and p_line_to say which of the last three arrays are its lines.
 CREATE FUNCTION orders.journal(
     p_careful boolean,
@@ -14,7 +16,7 @@ CREATE FUNCTION orders.journal(
     p_totals bigint[], p_currencies text[], p_hold_seconds integer[], p_user_max integer[],
     p_tiers uuid[], p_quantities integer[], p_prices bigint[],
     OUT made_at timestamptz, OUT outcomes text[]
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+) LANGUAGE plpgsql AS $$
 DECLARE
     made uuid[];
     asked record;
@@ -63,6 +65,11 @@ BEGIN
         INSERT INTO outbox.events (kind, subject, version, scope)
         SELECT 'order.reserved', f.id, 1, f.event_id FROM fresh f
         UNION ALL SELECT 'gate.missed', f.id, 1, f.event_id FROM fresh f WHERE NOT f.leased;
+        IF cardinality(p_events) = 1 AND outcomes IS NULL THEN
+            -- Everyone wants the same.
+            PERFORM tickets.hold(p_tiers, ARRAY(SELECT q * cardinality(p_ids) FROM unnest(p_quantities) AS q));
+            RETURN;
+        END IF;
         PERFORM tickets.hold(array_agg(l.tier_id), array_agg((l.quantity * n.orders)::integer))
         FROM (SELECT a.offer, count(*) AS orders FROM unnest(p_ids, p_offers) AS a (id, offer)
               WHERE outcomes IS NULL OR a.id = ANY (made) GROUP BY a.offer) AS n,
@@ -104,3 +111,36 @@ BEGIN
         outcomes[asked.ordinal] := outcome;
     END LOOP;
 END $$;
+
+-- Holds tickets: raises check_violation (stock_not_oversold) when there are too few, HF001 when a tier is not on sale.
+CREATE OR REPLACE FUNCTION tickets.hold(p_tiers uuid[], p_quantities integer[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    line record;
+BEGIN
+    IF cardinality(p_tiers) = 1 THEN
+        PERFORM tickets.hold_one(p_tiers[1], p_quantities[1]);
+        RETURN;
+    END IF;
+    -- One row at a time in the order of the ids: the order in which everyone locks them.
+    FOR line IN
+        SELECT l.tier_id, sum(l.quantity)::integer AS quantity
+        FROM unnest(p_tiers, p_quantities) AS l (tier_id, quantity) GROUP BY l.tier_id ORDER BY l.tier_id
+    LOOP
+        PERFORM tickets.hold_one(line.tier_id, line.quantity);
+    END LOOP;
+END $$;
+
+CREATE FUNCTION tickets.hold_one(p_tier uuid, p_quantity integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tickets.stock s SET held = s.held + p_quantity
+    WHERE s.tier_id = p_tier AND s.state = 'open'
+      AND s.opens_at <= clock_timestamp() AND clock_timestamp() < s.closes_at;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a tier is not on sale' USING ERRCODE = 'HF001';
+    END IF;
+END $$;
+
+-- A session takes so many numbers at once. Within a transaction they still grow, which is all that the outbox's order
+-- (xid, id) asks of them.
+ALTER SEQUENCE outbox.events_id_seq CACHE 64;
