@@ -13,7 +13,7 @@ from holdfast.door.entry import Entry
 from holdfast.door.exchange import Handler, Receive, Scope, Send
 from holdfast.door.hot import OrderRoutes, TicketRoutes
 from holdfast.door.openapi import openapi_handler
-from holdfast.engines.database import AWAY, Pool, open_pool
+from holdfast.engines.database import AWAY, Pool, open_pool, open_reading_pool
 from holdfast.gate.consumer import gate_consumer
 from holdfast.gate.gate import Gate, GateAway
 from holdfast.gate.reconcile import Reconcile
@@ -101,12 +101,13 @@ class House:
         settings = self._settings
         gate = Gate(settings)
         await gate.open()
-        reserve = Reserve(settings, pool, gate, fresh_sales(settings, pool))
+        reads = await open_reading_pool(settings)
+        reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads))
         confirm = Confirm(settings, pool, Sandbox(settings))
         cancel = Cancel(settings)
-        self._closers += [gate.close, cancel.drain, confirm.drain, reserve.drain]
+        self._closers += [reads.close, gate.close, cancel.drain, confirm.drain, reserve.drain]
         routes = OrderRoutes(
-            settings, auth.tokens, auth.accounts.is_administrator, reserve, confirm, cancel, History(pool)
+            settings, auth.tokens, auth.accounts.is_administrator, reserve, confirm, cancel, History(reads)
         )
         return {
             ("POST", "/orders/create"): routes.create,

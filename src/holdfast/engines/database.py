@@ -45,6 +45,24 @@ async def open_pool(settings: Settings, server_settings: Mapping[str, str] = BY_
     )
 
 
+async def open_reading_pool(settings: Settings) -> Pool:
+    """A pool for single statements that read: a connection that is given back need not be put in order, which takes as
+    long as such a statement does. As large as the other one."""
+    return await asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=0,
+        max_size=settings.database_connections_max,
+        command_timeout=settings.database_timeout_seconds,
+        timeout=settings.database_timeout_seconds,
+        server_settings={"application_name": "holdfast reads", **BY_KEY},
+        reset=_leave_as_it_is,
+    )
+
+
+async def _leave_as_it_is(_: object) -> None:
+    return
+
+
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """One transaction on a pooled connection. A database that is away is answered as busy (503)."""

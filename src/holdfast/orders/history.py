@@ -3,6 +3,8 @@
 import base64
 from uuid import UUID
 
+from asyncpg import Record
+
 from holdfast import ids
 from holdfast.engines.database import AWAY, Pool
 from holdfast.errors import Busy, Fault, Invalid, refuse
@@ -16,36 +18,28 @@ LIMIT_MAX = 100
 class History:
     """Reads orders for their owners."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, reads: Pool) -> None:
+        self._reads = reads
 
     async def order(self, order_id: UUID) -> Order:
         """One order. Raises not_found; whose it is, the caller checks."""
-        orders = await self._read([order_id])
-        if not orders:
+        rows = await self._fetch(SQL["orders"], [order_id])
+        if not rows:
             raise refuse("not_found")
-        return orders[0]
+        return order_of_row(rows[0])
 
     async def page(self, user_id: UUID, limit: int, cursor: str | None) -> OrderPage:
         """One page of a user's orders."""
         after = _decode_cursor(cursor) if cursor is not None else None
-        try:
-            rows = await self._pool.fetch(SQL["history"], user_id, after, limit + 1)
-        except AWAY as error:
-            raise Busy("The database did not answer in time.") from error
-        found = [row["id"] for row in rows[:limit]]
-        more = len(rows) > limit
-        return OrderPage(await self._read(found), _encode_cursor(found[-1]) if more else None)
+        rows = await self._fetch(SQL["history"], user_id, after, limit + 1)
+        orders = [order_of_row(row) for row in rows[:limit]]
+        return OrderPage(orders, _encode_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None)
 
-    async def _read(self, order_ids: list[UUID]) -> list[Order]:
-        if not order_ids:
-            return []
+    async def _fetch(self, statement: str, *arguments: object) -> list[Record]:
         try:
-            rows = await self._pool.fetch(SQL["orders"], order_ids)
+            return await self._reads.fetch(statement, *arguments)
         except AWAY as error:
             raise Busy("The database did not answer in time.") from error
-        found = {row["id"]: order_of_row(row) for row in rows}
-        return [found[order_id] for order_id in order_ids if order_id in found]
 
 
 def parse_limit(text: str | None) -> int:

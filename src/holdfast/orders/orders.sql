@@ -21,9 +21,17 @@ LEFT JOIN LATERAL (SELECT array_agg(t.id ORDER BY t.id) AS ticket_ids, array_agg
 WHERE o.id = ANY ($1::uuid[])
 
 -- name: history
--- The ids of a user's orders, newest first: $1 user, $2 the last id of the page before, $3 how many.
-SELECT o.id FROM orders.orders o WHERE o.user_id = $1 AND o.id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-ORDER BY o.id DESC LIMIT $3
+-- A user's orders as the statement above has them, newest first: $1 user, $2 the last id of the page before, $3 how many.
+SELECT o.id, o.user_id, o.event_id, o.tier_ids, o.quantities, o.unit_prices, o.total_amount, o.currency, o.created_at,
+       o.expires_at, o.ended_at, p.id AS payment_id, p.state AS payment_state, t.ticket_ids, t.ticket_tiers,
+       CASE WHEN o.status = 'reserved' AND o.expires_at <= clock_timestamp() THEN 'expired' ELSE o.status END AS status
+FROM (SELECT o.* FROM orders.orders o
+      WHERE o.user_id = $1 AND o.id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+      ORDER BY o.id DESC LIMIT $3) o
+LEFT JOIN LATERAL (SELECT p.id, p.state FROM orders.payments p WHERE p.order_id = o.id ORDER BY p.id DESC LIMIT 1) p ON true
+LEFT JOIN LATERAL (SELECT array_agg(t.id ORDER BY t.id) AS ticket_ids, array_agg(t.tier_id ORDER BY t.id) AS ticket_tiers
+                   FROM orders.tickets t WHERE t.order_id = o.id AND o.status IN ('confirmed', 'refunded')) t ON true
+ORDER BY o.id DESC
 
 -- name: cancel
 SELECT ordinal, outcome FROM orders.cancel($1::uuid[], $2::uuid[], $3::text[], $4::bytea[])

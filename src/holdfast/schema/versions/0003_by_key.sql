@@ -1,5 +1,6 @@
--- Confirm and cancel find their orders by id alone. A condition on the status let the planner walk the whole partial index
--- of reserved orders, whose size it had last seen when it was empty. Confirm also answers all that its order is told with.
+-- Confirm and cancel find their orders by id alone. A condition on the status let the planner walk the whole partial
+-- index of reserved orders, whose size it had last seen when it was empty. Confirm also answers all that its order is
+-- told with.
 -- Rollout: pre. The columns that the release before asks for are all still there.
 
 -- Cancels a batch of orders for their owners. Outcomes: cancelled, replay, mismatch, not_found, hold_expired,
@@ -194,3 +195,35 @@ BEGIN
     LEFT JOIN orders.payments p ON p.id = a.payment_id
     LEFT JOIN orders.orders o ON o.id = p.order_id;
 END $$;
+
+-- Ends the holds of orders that the caller has locked and marked: of the expired and the cancelled the tickets go back
+-- to the tiers and to their users' limits, of the sold they are sold. All counters first, then all tiers, each once.
+CREATE OR REPLACE FUNCTION orders.end_holds(p_expired uuid[], p_cancelled uuid[], p_sold uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    given_back uuid[] := coalesce(p_expired, '{}') || coalesce(p_cancelled, '{}');
+    ended uuid[] := given_back || coalesce(p_sold, '{}');
+BEGIN
+    IF ended = '{}' THEN
+        RETURN;
+    END IF;
+    IF given_back <> '{}' THEN
+        INSERT INTO outbox.events (kind, subject, version, scope)
+        SELECT CASE WHEN o.id = ANY (p_expired) THEN 'order.expired' ELSE 'order.cancelled' END, o.id, o.version,
+               o.event_id
+        FROM unnest(given_back) AS g (id) JOIN orders.orders o ON o.id = g.id;
+        PERFORM orders.lock_counters(given_back);
+        UPDATE orders.user_tickets c SET tickets = c.tickets - l.tickets
+        FROM (SELECT o.event_id, o.user_id, sum(o.tickets)::integer AS tickets
+              FROM unnest(given_back) AS g (id) JOIN orders.orders o ON o.id = g.id GROUP BY o.event_id, o.user_id) AS l
+        WHERE c.event_id = l.event_id AND c.user_id = l.user_id;
+    END IF;
+    PERFORM tickets.move(array_agg(l.tier_id), array_agg(-l.quantity),
+                         array_agg(CASE WHEN o.id = ANY (p_sold) THEN l.quantity ELSE 0 END))
+    FROM unnest(ended) AS g (id) JOIN orders.orders o ON o.id = g.id,
+         unnest(o.tier_ids, o.quantities) AS l (tier_id, quantity);
+END $$;
+
+-- Written in the order of time and read once in ten minutes: a summary for each range of blocks is enough.
+DROP INDEX orders.idempotency_keys_age;
+CREATE INDEX idempotency_keys_age ON orders.idempotency_keys USING brin (created_at);
