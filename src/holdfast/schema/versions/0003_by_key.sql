@@ -227,3 +227,17 @@ END $$;
 -- Written in the order of time and read once in ten minutes: a summary for each range of blocks is enough.
 DROP INDEX orders.idempotency_keys_age;
 CREATE INDEX idempotency_keys_age ON orders.idempotency_keys USING brin (created_at);
+
+-- Locks the counters of these orders' users, in the one order that everyone keeps: of a lateral subquery that locks, the
+-- rows are taken as the outer ones come.
+CREATE OR REPLACE FUNCTION orders.lock_counters(p_orders uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM 1 FROM (
+        SELECT DISTINCT o.event_id, o.user_id FROM unnest(p_orders) AS g (id) JOIN orders.orders o ON o.id = g.id
+        ORDER BY o.event_id, o.user_id
+    ) AS w, LATERAL (
+        SELECT 1 FROM orders.user_tickets c
+        WHERE c.event_id = w.event_id AND c.user_id = w.user_id FOR NO KEY UPDATE
+    ) AS locked;
+END $$;
