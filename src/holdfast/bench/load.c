@@ -40,7 +40,6 @@
 #define SECOND 1000000000LL
 #define MILLISECOND 1000000LL
 #define REST (SECOND / 10) /* a closed-loop connection that broke rests so long, or it would fill the log */
-#define NAP_MAX (MILLISECOND / 2)
 
 enum {
     UNSENT = 0, BROKEN = -1, TIMED_OUT = -2, /* in place of a status */
@@ -94,7 +93,7 @@ static int64_t late_counts[LATE_MAX_US], late_max; /* by microseconds */
 static double cpu_before;
 
 static void prepare(void), open_first(Connection *), drive(void), log_the_rest(void), report(FILE *to);
-static void arm_timer(void), gather(int last_count), on_event(Connection *, uint32_t flags), on_tick(void);
+static void arm_timer(void), on_event(Connection *, uint32_t flags), on_tick(void);
 static void send_due(void), note_late(int64_t), release(Connection *), push(List *, Connection *);
 static void take_out(List *, Connection *);
 static void ask(Connection *, int stage, int64_t number, int64_t from), render(Text *, const Template *, Connection *);
@@ -139,10 +138,9 @@ static void drive(void)
     int64_t next_tick = start + TICK_MS * MILLISECOND;
     for (int i = 0; rate <= 0 && i < connection_count && may_ask(); i++, now = clock_ns())
         ask(&connections[i], 0, next_number++, now);
-    for (int count = 0; (may_ask() || under_way > 0) && now < drained_by;) {
-        gather(count);
+    while ((may_ask() || under_way > 0) && now < drained_by) {
         arm_timer();
-        count = epoll_wait(poll_fd, events, EVENTS_MAX, TICK_MS);
+        int count = epoll_wait(poll_fd, events, EVENTS_MAX, TICK_MS);
         if (count < 0 && errno != EINTR)
             stop("epoll_wait failed: %s.", strerror(errno));
         now = clock_ns();
@@ -172,24 +170,6 @@ static void arm_timer(void)
     armed_for = due(next_number);
     struct itimerspec at = {.it_value = {.tv_sec = armed_for / SECOND, .tv_nsec = armed_for % SECOND}};
     timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
-}
-
-/* Waking for each single answer would cost more than the answer, and the server pays for a part of it. So it naps for
- * as long as makes about an eighth of the answers under way come meanwhile: by Little's law no longer than an eighth of
- * the mean latency, and not at all where there are few. A nap can only make a latency look longer, never shorter. */
-static void gather(int last_count)
-{
-    static int64_t nap;
-    int64_t wanted = under_way / 8, until = now + nap;
-    nap = last_count < wanted ? nap * 5 / 4 + MILLISECOND / 200 : last_count > wanted ? nap * 4 / 5 : nap;
-    nap = nap < NAP_MAX ? nap : NAP_MAX;
-    if (rate > 0 && next_number < number_max && !starved && due(next_number) < until)
-        until = due(next_number);
-    if (wanted < 2 || until <= now)
-        return;
-    struct timespec at = {.tv_sec = until / SECOND, .tv_nsec = until % SECOND};
-    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
-    send_due();
 }
 
 static void on_event(Connection *connection, uint32_t flags)
