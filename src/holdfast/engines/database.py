@@ -29,8 +29,8 @@ AWAY = (
 )
 
 # Everything that a purchase, a worker or a page asks goes by key. A plan that was made while a table was empty would
-# scan it from end to end, and is kept while the table grows.
-BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off"}
+# scan it from end to end, and is kept while the table grows; so would these ways walk a whole index.
+BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off", "enable_indexonlyscan": "off"}
 
 
 async def open_pool(settings: Settings, server_settings: Mapping[str, str] = BY_KEY) -> Pool:
