@@ -9,9 +9,9 @@ import pytest
 from box_office import Desk, Event, order_ids, put_on_sale
 from holdfast import ids
 from holdfast.bench.audit import audit
+from holdfast.bench.client.load import Outcome
 from holdfast.bench.crowd import Crowd, Sale
 from holdfast.bench.ledger import Drive, Ledger
-from holdfast.bench.load import Outcome
 from holdfast.orders.order import Order
 
 ALICE, BOB = ids.new_id(), ids.new_id()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from holdfast.bench.load import BROKEN, TIMED_OUT, UNSENT, Load, LoadClient, Outcome
+from holdfast.bench.client.load import BROKEN, TIMED_OUT, UNSENT, Load, LoadClient, Outcome
 from holdfast.errors import Mendable
 
 POST = 'POST /orders/create HTTP/1.1\nAuthorization: Bearer @1@\nIdempotency-Key: @n@\n\n{"n": "@n@", "who": "@1@"}'

@@ -15,7 +15,8 @@ from holdfast.settings import ENV_PREFIX, Settings
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "holdfast"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-DOCUMENTS = [*(ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG")), *DECISIONS]
+GUIDES = ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "docs/performance")
+DOCUMENTS = [*(ROOT / f"{name}.md" for name in GUIDES), *DECISIONS]
 
 SCHEMA = "\n".join(path.read_text("utf-8") for path in sorted((PACKAGE / "schema" / "versions").glob("*.sql")))
 

@@ -1,6 +1,6 @@
 """The bench: a Holdfast of its own, driven over HTTP as fast as it goes, and audited after each run.
 
-load     the compiled client that drives it, and what its log says
+client   the compiled client that drives it, and what its log says
 house    the `holdfast up` that is measured: its processes, their CPU time and memory
 crowd    who buys what: tokens, events, and the requests they send
 trial    one case under way: no-op, warm-up, the measured run, the figures

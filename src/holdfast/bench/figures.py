@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast import clock
-from holdfast.bench.load import Outcome
+from holdfast.bench.client.load import Outcome
 
 PERCENTILES = (0.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99, 100.0)
 """Where the curve of latencies is drawn through."""

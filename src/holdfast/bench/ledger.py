@@ -5,8 +5,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from holdfast import ids
+from holdfast.bench.client.load import Outcome
 from holdfast.bench.crowd import Crowd, Sale
-from holdfast.bench.load import Outcome
 
 _NO_ANSWER = {-1: "broke", -2: "timed out"}
 _UNSENT = 0

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import msgspec
 
 from holdfast.bench.cases import Case
+from holdfast.bench.client.load import LoadClient
 from holdfast.bench.figures import Figure, machine
 from holdfast.bench.house import House
-from holdfast.bench.load import LoadClient
 from holdfast.bench.trial import Ground, Options, Say, Trial, opened
 from holdfast.errors import Mendable
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from holdfast.bench.audit import audit, until_read
+from holdfast.bench.client.load import Load, LoadClient, Outcome
 from holdfast.bench.crowd import Crowd, Sale, end_sales, fresh, mint, noop_request, open_sale, strangers
 from holdfast.bench.figures import Figure, Latencies
 from holdfast.bench.house import House, busy_seconds
 from holdfast.bench.ledger import Drive, Ledger
-from holdfast.bench.load import Load, LoadClient, Outcome
 from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool, open_pool
 from holdfast.gate.gate import Gate
