@@ -201,15 +201,17 @@ def memory(trial: Trial, name: str) -> None:
     drive = Drive([], trial.buyers, [sale := trial.open_sale(hold_seconds=_MEMORY_HOLD_SECONDS)], {(0, 201): "made"})
     drive = drive._replace(templates=[crowd.reserve_request(sale)])
     orders = trial.options.scaled(trial.options.orders, 1_000)
-    pace = Pace(trial.options.connections, _MEMORY_SECONDS_MAX, orders=orders - orders // 10)
+    # The gate remembers holds that have ended for two minutes: only after that has it all that it will ever have.
+    before = orders // 3
+    pace = Pace(trial.options.connections, _MEMORY_SECONDS_MAX, orders=orders - before)
     house = trial.ground.house
     early: dict[str, int] = {}
 
-    def first_tenth() -> None:
-        trial.run(drive, pace._replace(orders=orders // 10))
+    def first_third() -> None:
+        trial.run(drive, pace._replace(orders=before))
         early.update(house.private_kib())
 
-    figure = trial.measure(name, drive, pace, before=first_tenth)
+    figure = trial.measure(name, drive, pace, before=first_third)
     late = house.private_kib()
     figure.memory = {
         process: {

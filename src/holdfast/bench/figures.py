@@ -56,7 +56,7 @@ class Figure(msgspec.Struct, omit_defaults=True):
     share: float | None = None
     """Of the rate of the same case without what was going on beside it."""
     memory: dict[str, dict[str, float]] | None = None
-    """Private memory of each process in MiB at a tenth of the orders and at their end, and what it grew by."""
+    """Private memory of each process in MiB at a third of the orders and at their end, and what it grew by."""
     findings: list[str] = []
 
 
