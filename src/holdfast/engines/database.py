@@ -1,6 +1,6 @@
 """Connections to PostgreSQL: the pool for everything ordinary. The batch writers hold connections of their own."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TypeAlias
@@ -35,27 +35,28 @@ BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off", "enable_indexonlys
 
 async def open_pool(settings: Settings, server_settings: Mapping[str, str] = BY_KEY) -> Pool:
     """A pool of at most `database_connections_max`; its connections are made when they are first needed."""
-    return await asyncpg.create_pool(
-        settings.database_url.get_secret_value(),
-        min_size=0,
-        max_size=settings.database_connections_max,
-        command_timeout=settings.database_timeout_seconds,
-        timeout=settings.database_timeout_seconds,
-        server_settings={"application_name": "holdfast", **server_settings},
-    )
+    return await _open(settings, {"application_name": "holdfast", **server_settings})
 
 
 async def open_reading_pool(settings: Settings) -> Pool:
     """A pool for single statements that read: a connection that is given back need not be put in order, which takes as
     long as such a statement does. As large as the other one."""
+    return await _open(settings, {"application_name": "holdfast reads", **BY_KEY}, _leave_as_it_is)
+
+
+async def _open(
+    settings: Settings,
+    server_settings: Mapping[str, str],
+    reset: Callable[[object], Awaitable[None]] | None = None,
+) -> Pool:
     return await asyncpg.create_pool(
         settings.database_url.get_secret_value(),
         min_size=0,
         max_size=settings.database_connections_max,
         command_timeout=settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
-        server_settings={"application_name": "holdfast reads", **BY_KEY},
-        reset=_leave_as_it_is,
+        server_settings=dict(server_settings),
+        reset=reset,
     )
 
 
