@@ -65,7 +65,7 @@ def mint(settings: Settings, users: Sequence[UUID]) -> Crowd:
     if len(users) <= _MINTED_HERE_MAX:
         minted: Iterator[list[str]] = (_mint(settings, part) for part in parts)
         return Crowd(list(users), [token for part in minted for token in part])
-    # Spawned, not forked: we have threads of the gate's client.
+    # Spawned, not forked: we have an event loop and connections, which a fork would share.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as cores:
         minted = cores.map(_mint, [settings] * len(parts), parts)
         return Crowd(list(users), [token for part in minted for token in part])

@@ -2,7 +2,7 @@
 problem+json for bad HTTP."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -50,7 +50,7 @@ class HotCycle:
     @property
     def is_to_be_continued(self) -> bool:
         """Whether the client waits for a word before it sends the body."""
-        return self._fields.get(b"expect", b"").lower() == b"100-continue"
+        return _expects_continue(self._fields)
 
     @property
     def response_started(self) -> bool:
@@ -246,7 +246,7 @@ class DoorProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url = url
         self.headers += headers
-        self.expect_100_continue = fields_of(headers).get(b"expect", b"").lower() == b"100-continue"
+        self.expect_100_continue = _expects_continue(fields_of(headers))
         super().on_headers_complete()
 
     def _begin(self, cycle: HotCycle) -> None:
@@ -322,6 +322,10 @@ class DoorProtocol(HttpToolsProtocol):
 def door_protocol(settings: Settings, hot: Callable[[], Entry | None]) -> type[DoorProtocol]:
     """The protocol class for these settings: uvicorn makes one object of it for each connection."""
     return type("DoorProtocol", (DoorProtocol,), {"settings": settings, "hot": staticmethod(hot)})
+
+
+def _expects_continue(fields: Mapping[bytes, bytes]) -> bool:
+    return fields.get(b"expect", b"").lower() == b"100-continue"
 
 
 _default_head: tuple[object, bytes] = (None, b"")

@@ -48,7 +48,7 @@ class Reserve:
         def batches(
             name: str, run: Callable[[list[Reservation]], Awaitable[Sequence[_Step]]]
         ) -> Batcher[Reservation, Written]:
-            # Counted all together, in `begin`.
+            # Counted all together, in `_submit`.
             return Batcher(name, run, size_max=size_max, waiting_max=self._waiting_max, seconds_max=seconds_max)
 
         self._purchases = batches("purchases", self._buy)
