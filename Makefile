@@ -67,7 +67,7 @@ format: $(DEV)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --upgrade
 lock: $(TOOLS)
-	$(COMPILE) pyproject.toml --extra embedded --group dev -o requirements-dev.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra cluster --group dev -o requirements-dev.txt
 	$(COMPILE) pyproject.toml --extra embedded -c requirements-dev.txt -o requirements.txt
 	printf 'uv\nhatchling\neditables\n' | $(COMPILE) - -c requirements-dev.txt -o requirements-tools.txt
 	@! grep -nE '://|^-|@ |/' requirements*.txt

@@ -23,14 +23,24 @@ class Settings(BaseSettings):
 
     # Engines
     database_url: SecretStr = SecretStr("")
-    """postgresql://user:password@host:port/name, or …/name?host=/socket/folder."""
+    """postgresql://user:password@host:port/name, or …/name?host=/socket/folder. Several hosts, separated by commas: the
+    one among them that is the primary is taken, wherever it has moved to."""
+    replica_database_url: SecretStr = SecretStr("")
+    """The same for reading: of several hosts, those that are standbys. Empty: the primary answers reads too."""
     gate_url: SecretStr = SecretStr("")
-    """valkey://:password@host:port. Empty: sell through PostgreSQL alone."""
+    """valkey://:password@host:port. Empty: sell through PostgreSQL alone. Several hosts, separated by commas, are nodes
+    of one cluster, from which the others are learnt."""
+    kafka_url: SecretStr = SecretStr("")
+    """kafka://host:port,host:port or kafka://user:password@…. Empty: the consumers read the outbox directly."""
+    smtp_url: SecretStr = SecretStr("")
+    """smtp://user:password@host:port, or smtps://. Empty: nobody is written to."""
     signing_key_file: Path | None = None
     """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`."""
     database_connections_max: int = Field(default=8, ge=4, le=200)
     """Pooled connections of one process, beside one for each batch writer."""
     database_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    replica_wait_seconds: float = Field(default=0.1, ge=0, le=5)
+    """How long a reader of their own writes waits for a replica to catch up before the primary is asked."""
     gate_timeout_seconds: float = Field(default=0.25, gt=0, le=5)
     gate_retry_seconds: float = Field(default=1.0, gt=0, le=60)
     """How long purchases go around a gate that failed before it is tried again."""
@@ -54,6 +64,8 @@ class Settings(BaseSettings):
     requests_waiting_max: int = Field(default=5000, ge=1)
     """Requests of one process that may be under way, of whatever kind; one more is told to come back (503)."""
     drain_seconds: int = Field(default=10, ge=1, le=120)
+    drain_notice_seconds: float = Field(default=0.0, ge=0, le=60)
+    """How long a server that was told to end goes on accepting while /readyz says no, so that a gateway can notice."""
 
     # Rates: GCRA, so many a second with a burst
     purchases_per_second: float = Field(default=50_000, gt=0)
@@ -96,11 +108,23 @@ class Settings(BaseSettings):
     journal_seconds_max: float = Field(default=10.0, gt=0, le=60)
     """How long a batch whose commit is in doubt is tried again before its buyers are told to retry."""
 
+    warm_seconds: float = Field(default=300, ge=0, le=86400)
+    """How long before a sale opens its gate, snapshots and connections are made ready; 0: when somebody comes."""
+
     # Payments (sandbox)
     sandbox_late_seconds: float = Field(default=3.0, ge=0)
     """How long `tok_late` takes to answer."""
     payment_unknown_seconds: float = Field(default=10.0, gt=0)
     """After so long without a trace at the provider a payment is given up and voided."""
+
+    # Kafka
+    kafka_replication: int = Field(default=3, ge=1, le=7)
+    """Copies of each topic that is created; a topic that has fewer is refused."""
+    kafka_min_insync: int = Field(default=2, ge=1, le=7)
+    """Copies that must have an event before it counts as published."""
+    consumer_tries_max: int = Field(default=5, ge=1, le=100)
+    """How often an event that cannot be handled is tried before it goes to the dead letters."""
+    mail_from: str = "tickets@localhost"
 
     # Workers
     expiry_poll_seconds: float = Field(default=0.5, gt=0, le=10)
@@ -129,6 +153,8 @@ class Settings(BaseSettings):
             raise ValueError("batch_orders_max must not exceed purchases_waiting_max; raise the latter")
         if self.purchases_waiting_max > self.requests_waiting_max:
             raise ValueError("purchases_waiting_max must not exceed requests_waiting_max; raise the latter")
+        if self.kafka_min_insync > self.kafka_replication:
+            raise ValueError("kafka_min_insync must not exceed kafka_replication; lower it")
         if self.journal_seconds_max >= self.lease_seconds and self.lease_seconds > 1:
             raise ValueError("journal_seconds_max must be below lease_seconds, or a lease ends while its order is made")
         return self

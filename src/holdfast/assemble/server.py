@@ -1,34 +1,22 @@
-"""Chooses the engines and wires the services to them. Nothing else does."""
+"""One server process: the services of its roles, wired to the engines."""
 
-import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from holdfast.auth.service import Auth, open_auth
-from holdfast.auth.workers import forget_sessions
 from holdfast.door.api import build_api
 from holdfast.door.entry import Entry
 from holdfast.door.exchange import Handler, Receive, Scope, Send
 from holdfast.door.hot import OrderRoutes, TicketRoutes
 from holdfast.door.openapi import openapi_handler
-from holdfast.engines.database import AWAY, Pool, open_pool, open_reading_pool
-from holdfast.gate.consumer import gate_consumer
-from holdfast.gate.gate import Gate, GateAway
-from holdfast.gate.reconcile import Reconcile
+from holdfast.engines.database import Pool, open_pool, open_reading_pool
+from holdfast.gate.gate import Gate
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.history import History
 from holdfast.orders.reserve import Reserve
-from holdfast.orders.workers import (
-    cancellations_consumer,
-    expire_holds,
-    forget_keys,
-    payments_consumer,
-    resolve_payments,
-)
-from holdfast.outbox.consume import consume, prune, wait
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.tickets.availability import fresh_availability
@@ -39,7 +27,6 @@ from holdfast.tickets.sale import fresh_sales
 _GARBAGE_THRESHOLD = 50_000
 
 ROLES = ("auth", "tickets", "orders")
-WORKERS = ("expiry", "relay", "payments", "reconcile")
 
 _log = structlog.get_logger(__name__)
 
@@ -134,46 +121,3 @@ class House:
 def build_app(settings: Settings, role: str) -> House:
     """The ASGI app of one role, or of all."""
     return House(settings, frozenset(ROLES if role == "all" else (role,)))
-
-
-async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.Event) -> None:
-    """Runs these of WORKERS until `stop`. Each is safe to run twice."""
-    pool = await open_pool(settings)
-    gate = Gate(settings)
-    await gate.open()
-    provider = Sandbox(settings)
-    confirm = Confirm(settings, pool, provider)
-    loops: dict[str, list[Coroutine[object, object, None]]] = {name: [] for name in names}
-    if "expiry" in loops:
-        loops["expiry"] = [
-            expire_holds(pool, stop, settings.expiry_poll_seconds),
-            forget_keys(settings, pool, stop),
-            forget_sessions(settings, pool, stop),
-        ]
-    if "relay" in loops:
-        consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
-        loops["relay"] = [consume(pool, one, stop, settings.relay_poll_seconds) for one in consumers]
-        loops["relay"].append(prune(pool, stop, settings.relay_poll_seconds))
-    if "payments" in loops:
-        loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
-    if "reconcile" in loops:
-        loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
-    try:
-        async with asyncio.TaskGroup() as group:
-            for some in loops.values():
-                for loop in some:
-                    group.create_task(loop)
-    finally:
-        await confirm.drain()
-        await gate.close()
-        await pool.close()
-
-
-async def _reconcile(settings: Settings, pool: Pool, gate: Gate, stop: asyncio.Event) -> None:
-    reconcile = Reconcile(pool, gate)
-    while not stop.is_set():
-        try:
-            await reconcile.run()
-        except (*AWAY, GateAway) as error:
-            _log.warning("reconcile waits", error=type(error).__name__)
-        await wait(stop, settings.reconcile_seconds)

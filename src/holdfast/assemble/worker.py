@@ -1,0 +1,70 @@
+"""The loops of a worker process, wired to the engines."""
+
+import asyncio
+from collections.abc import Coroutine
+
+import structlog
+
+from holdfast.auth.workers import forget_sessions
+from holdfast.engines.database import AWAY, Pool, open_pool
+from holdfast.gate.consumer import gate_consumer
+from holdfast.gate.gate import Gate, GateAway
+from holdfast.gate.reconcile import Reconcile
+from holdfast.orders.confirm import Confirm
+from holdfast.orders.workers import (
+    cancellations_consumer,
+    expire_holds,
+    forget_keys,
+    payments_consumer,
+    resolve_payments,
+)
+from holdfast.outbox.consume import consume, prune, wait
+from holdfast.payments.provider import Sandbox
+from holdfast.settings import Settings
+
+WORKERS = ("expiry", "relay", "payments", "reconcile")
+
+_log = structlog.get_logger(__name__)
+
+
+async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.Event) -> None:
+    """Runs these of WORKERS until `stop`. Each is safe to run twice."""
+    pool = await open_pool(settings)
+    gate = Gate(settings)
+    await gate.open()
+    provider = Sandbox(settings)
+    confirm = Confirm(settings, pool, provider)
+    loops: dict[str, list[Coroutine[object, object, None]]] = {name: [] for name in names}
+    if "expiry" in loops:
+        loops["expiry"] = [
+            expire_holds(pool, stop, settings.expiry_poll_seconds),
+            forget_keys(settings, pool, stop),
+            forget_sessions(settings, pool, stop),
+        ]
+    if "relay" in loops:
+        consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
+        loops["relay"] = [consume(pool, one, stop, settings.relay_poll_seconds) for one in consumers]
+        loops["relay"].append(prune(pool, stop, settings.relay_poll_seconds))
+    if "payments" in loops:
+        loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
+    if "reconcile" in loops:
+        loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for some in loops.values():
+                for loop in some:
+                    group.create_task(loop)
+    finally:
+        await confirm.drain()
+        await gate.close()
+        await pool.close()
+
+
+async def _reconcile(settings: Settings, pool: Pool, gate: Gate, stop: asyncio.Event) -> None:
+    reconcile = Reconcile(pool, gate)
+    while not stop.is_set():
+        try:
+            await reconcile.run()
+        except (*AWAY, GateAway) as error:
+            _log.warning("reconcile waits", error=type(error).__name__)
+        await wait(stop, settings.reconcile_seconds)

@@ -1,0 +1,1 @@
+"""All of the scaled-out shape on the loopback of one machine."""

@@ -1,0 +1,1 @@
+"""Breaks the cluster under load, and judges what became of the orders."""

@@ -1,0 +1,1 @@
+"""The gateway: Envoy's configuration, from a few facts."""

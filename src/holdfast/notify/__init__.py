@@ -1,0 +1,1 @@
+"""Writes to buyers what became of their orders."""

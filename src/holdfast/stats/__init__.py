@@ -1,0 +1,1 @@
+"""Sales per tier and minute, for dashboards: a read model."""
