@@ -17,6 +17,7 @@ COUNTERS = ("lost_acks", "oversold", "duplicates", "leaked", "events_lost", "eve
 """What is 0 when every promise was kept."""
 
 _FINDINGS_MAX = 40
+_STATE_CHANGES = ("order.reserved", "order.confirmed", "order.cancelled", "order.expired")
 _LATE_VERSION = 3
 """Of a confirmed order whose hold had ended before: a payment that came late."""
 
@@ -214,10 +215,12 @@ def _changes(court: _Court, facts: Facts) -> None:
     for change in facts.changes:
         if not change.event_id:
             court.find("events_lost", 1, f"what stands at {change.place} cannot be read")
-        elif change.event_id in known:
+            continue
+        if change.event_id in known:
             court.verdict.repeated += 1
-        elif change.order:
-            known.add(change.event_id)
+            continue
+        known.add(change.event_id)
+        if change.order and change.kind in _STATE_CHANGES:
             first = seen[change.order].setdefault((change.kind, change.version), change.event_id)
             if first != change.event_id:
                 court.find("events_doubled", 1, f"{change.order} {change.kind} stands as {first} and {change.event_id}")

@@ -19,10 +19,13 @@ class Change(NamedTuple):
     """A state change as an event on a topic says it, in the order of its partition."""
 
     event_id: str
+    """The CloudEvent's own; empty where it cannot be read."""
     kind: str
+    """Its type without our prefix and the schema's version, such as order.reserved."""
     order: str
     """The order's id, typed; empty where it is about none."""
     version: int
+    """Of the order."""
     place: str
     """Topic, partition and offset, for people."""
 
@@ -95,7 +98,7 @@ class TopicReader:
                 partition, offset = message.partition() or 0, message.offset() or 0
                 if partition not in left:
                     continue
-                found.append(_change(message.value() or b"", f"{self._topic}/{partition}/{offset}"))
+                found.append(change_of(message.value() or b"", f"{self._topic}/{partition}/{offset}"))
                 if offset + 1 >= ends[partition]:
                     left.discard(partition)
         return found, ends
@@ -112,9 +115,11 @@ class _CloudEvent(msgspec.Struct):
     data: _Data = _Data()
 
 
-def _change(value: bytes, place: str) -> Change:
+def change_of(value: bytes, place: str) -> Change:
+    """What a message's content says."""
     try:
         event = msgspec.json.decode(value, type=_CloudEvent)
     except msgspec.MsgspecError:
         return Change("", "unreadable", "", 0, place)
-    return Change(event.id, event.type, event.data.order_id, event.data.version, place)
+    kind = event.type.removeprefix("holdfast.").rpartition(".v")[0]
+    return Change(event.id, kind, event.data.order_id, event.data.version, place)
