@@ -30,7 +30,9 @@ def drill(
     as_json: JsonOption = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Report as a table for docs/drills.md.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="Say which drills there are.")] = False,
-    runs: Annotated[int, typer.Option(min=1, max=100, help="How often each is done.")] = 1,
+    runs: Annotated[
+        int | None, typer.Option(min=1, max=100, help="How often each is done.", show_default="1; with a limit 5")
+    ] = None,
     short: Annotated[bool, typer.Option("--short", help="Shorter faults, and less time before and after.")] = False,
     seconds: Annotated[
         float | None, typer.Option(min=0.5, max=600, help="How long a fault lasts.", show_default="each its own")

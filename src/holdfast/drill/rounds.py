@@ -21,6 +21,8 @@ from holdfast.settings import Settings
 REPORT = "drills.json"
 
 _FULL, _SHORT = Timing(before=10, after=10), Timing(before=3, after=2)
+_SHORT_ALLOWANCE = 3.0
+"""A short form is for tests, on machines that do something else too: interruptions may be so many times as long."""
 _ACCESS_TOKEN_SECONDS = 3600
 """As long as a token may be: none is to run out during a drill."""
 
@@ -29,7 +31,8 @@ class Rounds(NamedTuple):
     """What is to be done."""
 
     drills: Sequence[Drill]
-    runs: int
+    runs: int | None
+    """How often each is done; None: as often as the drill says."""
     rate: float
     seconds: float | None
     """How long each fault lasts; None: as long as the drill says."""
@@ -44,7 +47,7 @@ async def run_all(
     async with AsyncExitStack() as stack:
         site = await open_site(stack, data, say)
         for drill in rounds.drills:
-            for number in range(1, rounds.runs + 1):
+            for number in range(1, (rounds.runs or drill.runs) + 1):
                 file = out / f"{drill.name}-{number}.jsonl"
                 outcome = await run_one(site, drill, rounds, file)
                 outcomes.append(outcome)
@@ -56,7 +59,10 @@ async def run_all(
 async def open_site(stack: AsyncExitStack, data: Path, say: Callable[[str], None]) -> Site:
     """A cluster with links, started; it ends with the stack."""
     cluster = Cluster(
-        DataFolder(data, Shape.CLUSTER), Wishes(proxied=True), say, lambda what, seconds: say(f"{what}: {seconds:.1f} s")
+        DataFolder(data, Shape.CLUSTER),
+        Wishes(proxied=True),
+        say,
+        lambda what, seconds: say(f"{what}: {seconds:.1f} s"),
     )
     site = await stack.enter_async_context(Site(cluster))
     stack.push_async_callback(cluster.stop)
@@ -72,11 +78,12 @@ async def run_one(site: Site, drill: Drill, rounds: Rounds, file: Path) -> Outco
     target = Target(site.url, Settings(**given), has_statistics=True)
     act = None if drill.fault is None else partial(_act, site, drill, seconds)
     timing = _SHORT if rounds.is_short else _FULL
-    return await run_drill(target, drill.name, act, drill.promise, rounds.rate, timing, file)
+    promise = drill.promise
+    if rounds.is_short and promise.interruption_seconds is not None:
+        promise = promise._replace(interruption_seconds=promise.interruption_seconds * _SHORT_ALLOWANCE)
+    return await run_drill(target, drill.name, act, promise, rounds.rate, timing, file)
 
 
 async def _act(site: Site, drill: Drill, seconds: float, mark: Callable[[str], None]) -> None:
     assert drill.fault is not None
     await drill.fault(Scene(site, seconds, mark))
-
-
