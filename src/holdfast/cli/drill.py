@@ -1,4 +1,4 @@
-"""`holdfast drill`: parts of a cluster of its own are killed, frozen and cut off while buyers come, and all is audited."""
+"""`holdfast drill`: parts of a cluster of its own are killed, frozen and cut off while buyers come."""
 
 import shutil
 import sys
@@ -55,8 +55,8 @@ def drill(
     import uvloop
 
     from holdfast.drill.drills import DRILLS, choose
-    from holdfast.drill.report import in_a_line, markdown
     from holdfast.drill.report import as_json as all_of
+    from holdfast.drill.report import in_a_line, markdown
     from holdfast.drill.rounds import Rounds, run_all
 
     if show_list:

@@ -21,8 +21,8 @@ from holdfast.errors import Mendable
 
 
 class Drill(NamedTuple):
-    """One drill. `seconds` is how long its fault lasts, `short_seconds` in its short form; `runs` is how often it is done
-    if nobody says otherwise: the worst of them counts."""
+    """One drill. `seconds` is how long its fault lasts, `short_seconds` in its short form; `runs` is how often it is
+    done if nobody says otherwise: the worst of them counts."""
 
     name: str
     what: str
@@ -76,9 +76,17 @@ def _of(kind: str) -> Pick:
     return first
 
 
+_KEPT = Promise()
+"""Whoever tries again gets what they came for."""
 _UNNOTICED = Promise(failed_attempts=0)
 """Nobody is refused or kept waiting for an answer that does not come."""
+_HARDLY = Promise(interruption_seconds=0.5)
 _NEVER_REFUSED = Promise(failed_attempts=0, interruption_seconds=2.0)
+
+
+def _cut(name: str, what: str, pick: Pick, promise: Promise = _KEPT) -> Drill:
+    """Four cuts one after another, each of them shorter than another fault."""
+    return Drill(name, what, cut_off(pick), promise, seconds=5.0, short_seconds=1.5)
 
 
 def _services() -> list[Drill]:
@@ -87,7 +95,7 @@ def _services() -> list[Drill]:
         drills += [
             Drill(f"{kind}-kill", f"kill -9 of one of the {kind} processes, which stays away", killed(_of(kind))),
             Drill(f"{kind}-freeze", f"one of the {kind} processes stands still", frozen(_of(kind))),
-            Drill(f"{kind}-cut", f"the gateway's link to one of the {kind} processes", cut_off(_of(kind)), seconds=5, short_seconds=1.5),
+            _cut(f"{kind}-cut", f"the gateway's link to one of the {kind} processes", _of(kind)),
         ]  # fmt: skip
     return drills
 
@@ -106,37 +114,40 @@ DRILLS: tuple[Drill, ...] = (
     ),
     Drill("primary-freeze", "the primary stands still, its Patroni does not", frozen(_primary)),
     Drill("primary-patroni-freeze", "the primary and its Patroni stand still", frozen(_primary, whole=True)),
-    Drill("primary-cut", "the services' link to the primary", cut_off(_primary), seconds=5, short_seconds=1.5),
+    _cut("primary-cut", "the services' link to the primary", _primary),
     Drill(
         "primary-isolated", "neither services nor etcd reach the primary until another has taken over",
         primary_isolated, short_seconds=1,
     ),
     Drill("standby-kill", "kill -9 of a standby and its Patroni", killed(_standby, whole=True)),
     Drill("standby-freeze", "a standby stands still", frozen(_standby)),
-    Drill("standby-cut", "the services' link to a standby", cut_off(_standby), seconds=5, short_seconds=1.5),
-    Drill("standbys-kill", "kill -9 of both standbys: nothing is acknowledged until one is back", killed(_standbys, whole=True)),
+    _cut("standby-cut", "the services' link to a standby", _standby),
+    Drill(
+        "standbys-kill", "kill -9 of both standbys: nothing is acknowledged until one is back",
+        killed(_standbys, whole=True),
+    ),
     Drill(
         "gate-master-kill", "kill -9 of a master of the gate, which stays away", killed(_master),
-        Promise(interruption_seconds=0.5), runs=5,
+        _HARDLY, runs=5,
     ),
     Drill(
         "gate-master-restart", "kill -9 of a master of the gate, which comes back empty",
-        killed_and_restarted(_master), Promise(interruption_seconds=0.5),
+        killed_and_restarted(_master), _HARDLY,
     ),
-    Drill("gate-master-freeze", "a master of the gate stands still", frozen(_master), Promise(interruption_seconds=0.5)),
-    Drill("gate-master-cut", "the links to a master of the gate", cut_off(_master), seconds=5, short_seconds=1.5),
+    Drill("gate-master-freeze", "a master of the gate stands still", frozen(_master), _HARDLY),
+    _cut("gate-master-cut", "the links to a master of the gate", _master),
     Drill("gate-kill", "kill -9 of the whole gate", killed(_gate), _NEVER_REFUSED, runs=5),
     Drill("gate-freeze", "the whole gate stands still", frozen(_gate), _NEVER_REFUSED),
-    Drill("gate-cut", "the links to the whole gate", cut_off(_gate), _NEVER_REFUSED, seconds=5, short_seconds=1.5),
+    _cut("gate-cut", "the links to the whole gate", _gate, _NEVER_REFUSED),
     Drill("broker-kill", "kill -9 of a Kafka broker", killed(_broker), _UNNOTICED),
     Drill("broker-freeze", "a Kafka broker stands still", frozen(_broker), _UNNOTICED),
-    Drill("broker-cut", "the links to a Kafka broker", cut_off(_broker), _UNNOTICED, seconds=5, short_seconds=1.5),
+    _cut("broker-cut", "the links to a Kafka broker", _broker, _UNNOTICED),
     Drill("kafka-off", "kill -9 of all of Kafka", killed(_kafka), _UNNOTICED, seconds=120, short_seconds=10),
     Drill("relay-kill", "kill -9 of both relays with a batch on its way", relay_in_mid_batch, _UNNOTICED),
     Drill("relay-freeze", "a relay stands still", frozen(_relays), _UNNOTICED),
     Drill("gateway-kill", "kill -9 of the gateway", killed_and_restarted(_gateway)),
     Drill("gateway-freeze", "the gateway stands still", frozen(_gateway)),
-    Drill("gateway-cut", "the buyers' link to the gateway", cut_off(_gateway), seconds=5, short_seconds=1.5),
+    _cut("gateway-cut", "the buyers' link to the gateway", _gateway),
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from holdfast.cluster.wishes import Wishes
 from holdfast.drill.drills import Drill
 from holdfast.drill.faults import Scene
 from holdfast.drill.report import as_json
-from holdfast.drill.run import Act, Outcome, Target, Timing, run_drill
+from holdfast.drill.run import Outcome, Target, Timing, run_drill
 from holdfast.drill.site import Site
 from holdfast.engines.data_folder import DataFolder, Shape
 from holdfast.settings import Settings
