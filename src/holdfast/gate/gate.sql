@@ -1,10 +1,10 @@
 -- name: next_epoch
 -- Begins a load: the epoch that the gate will have. NULL where the event has no gate (it is a draft).
-UPDATE tickets.gates SET epoch = epoch + 1, loaded_in = NULL WHERE event_id = $1 RETURNING epoch
+SELECT tickets.begin_load($1)
 
 -- name: loaded
 -- Ends a load: the snapshot that the gate's content was read in. Outbox rows visible in it are already in the gate.
-UPDATE tickets.gates SET loaded_in = $3::text::pg_snapshot WHERE event_id = $1 AND epoch = $2
+SELECT tickets.end_load($1, $2, $3::text::pg_snapshot, '')
 
 -- name: snapshot
 SELECT pg_current_snapshot()::text
