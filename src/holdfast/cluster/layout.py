@@ -20,13 +20,13 @@ KAFKA_NODES = 3
 
 _BLOCK = 200
 _LINK = 100  # the link to what listens on a port listens so many above it
-_PORTS_FROM = 15_000
+_PORTS_FROM = 12_000
+_BUS = 10_000  # the gate's nodes speak with each other so far above their ports
 _TRIES = 50
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 _ETCD, _ETCD_PEER, _GATEWAY_ADMIN = 0, 1, 9
-_OFFSETS = {"postgres": 10, "patroni": 15, "gate": 20, "gate-bus": 30, "kafka": 40, "kafka-within": 44,
-            "kafka-controller": 48, "auth": 60, "tickets": 70, "orders": 80}  # fmt: skip
+_OFFSETS = {"postgres": 10, "patroni": 15, "gate": 20, "kafka": 40, "kafka-controller": 45, "auth": 60, "tickets": 70, "orders": 80}  # fmt: skip
 _LINKED = ("postgres", "gate", "kafka", *SERVICES)
 _LINK_TO_ETCD = 100
 
@@ -53,8 +53,8 @@ class Layout:
     but a replica of the gate follows its master by the master's link."""
 
     def port(self, name: str) -> int:
-        """The port a member listens on; `patroni-1`, `gate-bus-1`, `kafka-within-1`, `kafka-controller-1`, `etcd-peer`
-        and `gateway-admin` are members' other ports."""
+        """The port a member listens on; `patroni-1`, `kafka-controller-1`, `etcd-peer` and `gateway-admin` are members'
+        other ports."""
         fixed = {"etcd": _ETCD, "etcd-peer": _ETCD_PEER, "gateway-admin": _GATEWAY_ADMIN}
         if name == "gateway":
             return self.gateway_port
@@ -115,18 +115,19 @@ class Layout:
     def taken_ports(self) -> list[int]:
         """The ports of this layout that another program listens on."""
         own = [self.port_base + offset for offset in (_ETCD, _ETCD_PEER, _GATEWAY_ADMIN)]
-        counts = dict.fromkeys(SERVICES, self.services_each) | {"gate": GATE_NODES, "gate-bus": GATE_NODES}
+        counts = dict.fromkeys(SERVICES, self.services_each) | {"gate": GATE_NODES}
         own += [
             self.port_base + offset + number
             for kind, offset in _OFFSETS.items()
             for number in range(1, counts.get(kind, 3) + 1)
         ]
+        own += [self.port(name) + _BUS for name in self.gate]
         return [port for port in own if not _is_free(port)]
 
 
 def free_port_base() -> int:
     """The first port of a block that nobody listens in, chosen at random."""
-    last = min(int(_RANGE.read_text("ascii").split()[0]), 65_000) - _BLOCK
+    last = min(int(_RANGE.read_text("ascii").split()[0]), 65_000) - _BUS - _BLOCK
     blocks = max(1, (last - _PORTS_FROM) // _BLOCK)
     base = _PORTS_FROM
     for _ in range(_TRIES):

@@ -32,7 +32,7 @@ class Recipe:
     """It works there."""
     log: Path
     command: Callable[[], Sequence[str]]
-    """Asked at each start; writes what configuration the process reads."""
+    """Asked at each start, in a thread; writes what the process reads."""
     is_ready: Callable[[], Awaitable[bool]]
     """Raises nothing but OSError and TimeoutError, which mean no."""
     program: str = ""
@@ -66,10 +66,11 @@ class Member:
         """How often it was started after the first time."""
         return max(0, self.starts - 1)
 
-    def start(self) -> None:
-        """Starts the process. It must be called in the thread that lives as long as the cluster: that is its leash."""
+    async def begin(self) -> None:
+        """Starts the process. The thread of this event loop is what its leash is tied to."""
         self.recipe.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._child = launch(self.recipe.command(), self.recipe.folder, self.log, self.recipe.environment)
+        command = await asyncio.to_thread(self.recipe.command)
+        self._child = launch(command, self.recipe.folder, self.log, self.recipe.environment)
         self.process = processes.identify(self._child.pid)
         self.started_at = clock.monotonic_seconds()
         self.starts += 1

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from holdfast.cluster.asking import ask
-from holdfast.cluster.etcd import patroni_section
+from holdfast.cluster.parts.etcd import patroni_section
 from holdfast.cluster.layout import HOST, Layout
 from holdfast.cluster.member import Member, Recipe
 from holdfast.engines import processes
