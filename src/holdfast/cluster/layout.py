@@ -26,7 +26,16 @@ _TRIES = 50
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 _ETCD, _ETCD_PEER, _GATEWAY_ADMIN = 0, 1, 9
-_OFFSETS = {"postgres": 10, "patroni": 15, "gate": 20, "kafka": 40, "kafka-controller": 45, "auth": 60, "tickets": 70, "orders": 80}  # fmt: skip
+_OFFSETS = {
+    "postgres": 10,
+    "patroni": 15,
+    "gate": 20,
+    "kafka": 40,
+    "kafka-controller": 45,
+    "auth": 60,
+    "tickets": 70,
+    "orders": 80,
+}
 _LINKED = ("postgres", "gate", "kafka", *SERVICES)
 _LINK_TO_ETCD = 100
 

@@ -77,7 +77,7 @@ class Member:
 
     def bury(self) -> str:
         """Takes note that the process has ended, and says how."""
-        status = self._child.wait() if self._child is not None else 0
+        status = self._child.wait() if self._child is not None else 1
         self._child = self.process = None
         return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 

@@ -33,7 +33,9 @@ def etcd() -> str:
     """The program etcd. Raises Mendable where there is none."""
     program = shutil.which("etcd")
     if program is None:
-        raise Mendable("etcd is missing, in which Patroni keeps who the primary is: install it (etcd-server on Debian).")
+        raise Mendable(
+            "etcd is missing, in which Patroni keeps who the primary is: install it (etcd-server on Debian)."
+        )
     return program
 
 

@@ -179,7 +179,8 @@ class DataFolder:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Mendable(
-                f"Another `holdfast {self.shape}` runs on {self.path}: stop that one first, or give another folder with --data."
+                f"Another `holdfast {self.shape}` runs on {self.path}: stop that one first, "
+                "or give another folder with --data."
             ) from None
 
     def _check_marker(self, marker: int, strangers: set[str]) -> None:

@@ -14,14 +14,16 @@ from holdfast.settings import Settings
 def gateway_member(layout: Layout, settings: Settings) -> Member:
     """Envoy."""
     folder = layout.folder("gateway")
-    services = {
-        role: tuple(Address(HOST, layout.reached_port(name)) for name in layout.service(role)) for role in SERVICES
-    }
+    auth, tickets, orders = (
+        tuple(Address(HOST, layout.reached_port(name)) for name in layout.service(role)) for role in SERVICES
+    )
     plan = Plan(
         listen=Address(HOST, layout.port("gateway")),
         admin=Address(HOST, layout.port("gateway-admin")),
         settings=settings,
-        **services,
+        auth=auth,
+        tickets=tickets,
+        orders=orders,
     )
 
     def command() -> Sequence[str]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 from holdfast.cluster.asking import ask
-from holdfast.cluster.parts.etcd import patroni_section
 from holdfast.cluster.layout import HOST, Layout
 from holdfast.cluster.member import Member, Recipe
+from holdfast.cluster.parts.etcd import patroni_section
 from holdfast.engines import processes
 from holdfast.engines.launch import leash
 from holdfast.engines.postgres_server import INITDB_OPTIONS, PARAMETERS, PROGRAM, binaries

@@ -1,5 +1,5 @@
-"""The project's own processes: `holdfast serve ROLE` and `holdfast work NAME`, each with the role and the addresses that
-it needs and no others."""
+"""The project's own processes, `holdfast serve ROLE` and `holdfast work NAME`: each with the database role and the
+addresses that it needs, and no others."""
 
 import os
 import sys
