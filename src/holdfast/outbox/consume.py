@@ -6,7 +6,6 @@ only transactions below the snapshot's xmin, among which no row can appear any m
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -32,27 +31,18 @@ class OutboxRow(NamedTuple):
     subject: UUID
     version: int
     scope: UUID
-    occurred_at: datetime
 
 
 Handle = Callable[[Sequence[OutboxRow]], Awaitable[int]]
 """Handles rows in order; answers how many of them are done. A row that is not done comes again."""
 
-Record = Callable[[Connection, Sequence[OutboxRow]], Awaitable[None]]
-"""Writes what rows mean over a connection, in whose transaction the progress over them is recorded too."""
-
 
 class Consumer(NamedTuple):
-    """A consumer: its name in outbox.consumers, the kinds of rows it acts on, and what it does with them.
-
-    It has one of two: `handle`, after which its progress is recorded, so that an effect may come twice; or `record`,
-    whose effect is in PostgreSQL alone, and is there exactly once.
-    """
+    """A consumer: its name in outbox.consumers, the kinds of rows it acts on, and what it does with them."""
 
     name: str
     kinds: tuple[str, ...]
-    handle: Handle | None = None
-    record: Record | None = None
+    handle: Handle
 
 
 async def consume(pool: Pool, consumer: Consumer, stop: asyncio.Event, poll_seconds: float) -> None:
@@ -98,9 +88,8 @@ async def wait(stop: asyncio.Event, seconds: float) -> None:
 async def _consume_as_owner(
     connection: Connection, consumer: Consumer, stop: asyncio.Event, poll_seconds: float
 ) -> None:
-    await connection.execute(SQL["register"], consumer.name)
     progress = await connection.fetchrow(SQL["progress"], consumer.name)
-    assert progress is not None
+    assert progress is not None, f"the migrations know no consumer {consumer.name}"
     position = (progress["xid"], progress["id"])
     while not stop.is_set():
         looked_at, position = await step(connection, consumer, position)
@@ -114,21 +103,9 @@ async def step(connection: Connection, consumer: Consumer, position: tuple[str, 
     if not found:
         return 0, position
     rows = [
-        OutboxRow(
-            (row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"], row["occurred_at"]
-        )
-        for row in found
+        OutboxRow((row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"]) for row in found
     ]
     relevant = [row for row in rows if row.kind in consumer.kinds]
-    if consumer.record is not None:
-        async with connection.transaction():
-            if relevant:
-                await consumer.record(connection, relevant)
-            advanced = await connection.execute(SQL["advance_from"], consumer.name, *position, *rows[-1].position)
-            # Its owner is whoever holds the lock, on this very connection.
-            assert advanced == "UPDATE 1", f"{consumer.name} has gone on from elsewhere"
-        return found[0]["looked_at"], rows[-1].position
-    assert consumer.handle is not None
     done = await consumer.handle(relevant) if relevant else 0
     if done == len(relevant):
         reached, looked_at = rows[-1].position, found[0]["looked_at"]

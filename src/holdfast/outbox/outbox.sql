@@ -1,16 +1,8 @@
--- name: register
--- A consumer that is new begins with the oldest row that is still there.
-INSERT INTO outbox.consumers (name) VALUES ($1) ON CONFLICT DO NOTHING
-
 -- name: progress
 SELECT xid::text AS xid, id FROM outbox.consumers WHERE name = $1
 
 -- name: advance
 UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1
-
--- name: advance_from
--- The same, if it stands at $2, $3 now: $4, $5 is where it comes to.
-UPDATE outbox.consumers SET xid = $4::text::xid8, id = $5 WHERE name = $1 AND (xid, id) = ($2::text::xid8, $3)
 
 -- name: prune
 -- Deletes rows after the position $1, $2 that every consumer has passed, at most $3: the position it came to.
@@ -24,12 +16,12 @@ SELECT pg_try_advisory_lock(hashtextextended('holdfast consumer ' || $1, 0))
 -- $1, $2: its progress; $3: how many rows to look at; $4: the kinds it acts on. The last row looked at always comes
 -- along, so that progress is made over rows of other kinds too.
 WITH page AS MATERIALIZED (
-    SELECT e.xid, e.id, e.kind, e.subject, e.version, e.scope, e.occurred_at FROM outbox.events e
+    SELECT e.xid, e.id, e.kind, e.subject, e.version, e.scope FROM outbox.events e
     WHERE (e.xid, e.id) > ($1::text::xid8, $2) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY e.xid, e.id LIMIT $3
 ), last AS (
     SELECT p.xid, p.id, count(*) OVER () AS looked_at FROM page p ORDER BY p.xid DESC, p.id DESC LIMIT 1
 )
-SELECT p.xid::text AS xid, p.id, p.kind, p.subject, p.version, p.scope, p.occurred_at, l.looked_at
+SELECT p.xid::text AS xid, p.id, p.kind, p.subject, p.version, p.scope, l.looked_at
 FROM page p, last l WHERE p.kind = ANY ($4::text[]) OR (p.xid, p.id) = (l.xid, l.id)
 ORDER BY p.xid, p.id
