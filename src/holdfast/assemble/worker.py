@@ -18,7 +18,8 @@ from holdfast.orders.workers import (
     payments_consumer,
     resolve_payments,
 )
-from holdfast.outbox.consume import consume, prune, wait
+from holdfast.outbox.consume import wait
+from holdfast.outbox.direct import consume, prune
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.stats.record import forget_sales, stats_consumer
