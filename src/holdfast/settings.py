@@ -124,7 +124,22 @@ class Settings(BaseSettings):
     """Copies that must have an event before it counts as published."""
     consumer_tries_max: int = Field(default=5, ge=1, le=100)
     """How often an event that cannot be handled is tried before it goes to the dead letters."""
+
+    # Statistics and mail
+    stats_retention_days: int = Field(default=400, ge=1, le=3650)
+    """How long the sales of a minute are kept."""
     mail_from: str = "tickets@localhost"
+    """The sender's address, alone or as `Name <address>`."""
+    mail_connections_max: int = Field(default=2, ge=1, le=20)
+    """Connections of one worker to the mail server."""
+    mail_timeout_seconds: float = Field(default=20.0, gt=0, le=120)
+    mail_tries_max: int = Field(default=5, ge=1, le=20)
+    """How often a letter that the mail server puts off is tried."""
+    mail_retry_seconds: float = Field(default=30.0, gt=0, le=3600)
+    """The pause after the first try; each later one is four times as long."""
+    mail_poll_seconds: float = Field(default=0.5, gt=0, le=60)
+    letters_retention_days: int = Field(default=90, ge=1, le=3650)
+    """How long it is remembered that somebody was written to."""
 
     # Workers
     expiry_poll_seconds: float = Field(default=0.5, gt=0, le=10)

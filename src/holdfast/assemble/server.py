@@ -19,6 +19,8 @@ from holdfast.orders.history import History
 from holdfast.orders.reserve import Reserve
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
+from holdfast.stats.routes import sales_routes
+from holdfast.stats.sales import SalesReader
 from holdfast.tickets.availability import fresh_availability
 from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.routes import ticket_routes
@@ -62,6 +64,7 @@ class House:
         if "tickets" in self._roles:
             catalogue = await open_catalogue(settings, pool)
             routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
+            routers.append(sales_routes(SalesReader(pool), auth.tokens, auth.accounts.is_administrator))
             tickets = TicketRoutes(fresh_availability(settings, pool))
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
