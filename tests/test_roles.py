@@ -19,9 +19,12 @@ schema    auth                        USAGE                                     
 schema    tickets                     USAGE                                             tickets orders workers
 schema    orders                      USAGE                                             orders workers
 schema    outbox                      USAGE                                             tickets orders workers
+schema    stats                       USAGE                                             tickets workers
+schema    notify                      USAGE                                             workers
 schema    public                      USAGE                                             auth tickets orders workers
 
 table     auth.users                  SELECT                                            auth
+table     auth.users                  SELECT(id,email)                                  workers
 table     auth.users                  INSERT                                            auth
 table     auth.users                  UPDATE(role,password_hash)                        auth
 table     auth.refresh_tokens         SELECT                                            auth
@@ -41,13 +44,14 @@ function  auth.forget_refresh_tokens  EXECUTE                                   
 
 table     tickets.events              SELECT                                            tickets
 table     tickets.events              SELECT(id,status,hold_seconds,tickets_per_user_max) orders
-table     tickets.events              SELECT(id,status)                                 workers
+table     tickets.events              SELECT(id,status,name,venue_name,venue_address,starts_at,time_zone) workers
 table     tickets.events              INSERT                                            tickets
 table     tickets.events              UPDATE(name,description,venue_name,venue_address,url,starts_at,ends_at) tickets
 table     tickets.events              UPDATE(time_zone,status,hold_seconds,tickets_per_user_max) tickets
 table     tickets.events              UPDATE(source_digest,version,updated_at)          tickets
 table     tickets.tiers               SELECT                                            tickets
 table     tickets.tiers               SELECT(id,event_id,name,price_amount,currency)    orders
+table     tickets.tiers               SELECT(id,name)                                   workers
 table     tickets.tiers               INSERT                                            tickets
 table     tickets.tiers               UPDATE(name,price_amount,currency,imported)       tickets
 table     tickets.tiers               DELETE                                            tickets
@@ -80,6 +84,7 @@ table     orders.payments             SELECT                                    
 table     orders.payments             INSERT                                            orders
 table     orders.payments             UPDATE(state,updated_at)                          orders workers
 table     orders.tickets              SELECT                                            orders
+table     orders.tickets              SELECT(id,order_id,tier_id)                       workers
 table     orders.tickets              INSERT                                            orders workers
 function  orders.journal              EXECUTE                                           orders
 function  orders.begin_payments       EXECUTE                                           orders
@@ -98,8 +103,34 @@ function  orders.wait_like_a_write    EXECUTE                                   
 table     outbox.events               SELECT                                            workers
 table     outbox.events               INSERT(kind,subject,version,scope)                tickets orders workers
 table     outbox.consumers            SELECT                                            workers
+table     outbox.consumers            INSERT                                            workers
 table     outbox.consumers            UPDATE(xid,id)                                    workers
+table     outbox.positions            SELECT                                            workers
+table     outbox.positions            INSERT                                            workers
+table     outbox.positions            UPDATE(next_offset,xid,number)                    workers
+table     outbox.dead_letters         SELECT                                            workers
+table     outbox.dead_letters         INSERT                                            workers
+table     outbox.dead_letters         UPDATE(reason,tries,wanted_at)                    workers
+table     outbox.dead_letters         DELETE                                            workers
 function  outbox.prune                EXECUTE                                           workers
+
+table     stats.sales                 SELECT                                            tickets workers
+table     stats.sales                 INSERT                                            workers
+table     stats.sales                 UPDATE(held,released,sold,sold_late,revenue)      workers
+table     stats.sales                 DELETE                                            workers
+table     stats.begun_with            SELECT                                            workers
+function  stats.record                EXECUTE                                           workers
+
+table     notify.letters              SELECT                                            workers
+table     notify.letters              INSERT                                            workers
+table     notify.letters              UPDATE(due_at,tries,outcome,reply_code,ended_at)  workers
+table     notify.letters              DELETE                                            workers
+table     notify.announcements        SELECT                                            workers
+table     notify.announcements        INSERT                                            workers
+table     notify.announcements        UPDATE(after_user)                                workers
+table     notify.announcements        DELETE                                            workers
+function  notify.record               EXECUTE                                           workers
+function  notify.announce             EXECUTE                                           workers
 
 database  this                        CONNECT                                           auth tickets orders workers
 """
@@ -304,10 +335,10 @@ NOT_IN_A_TRANSACTION = ("CREATE DATABASE", "ALTER SYSTEM")
 
 ONLY_MAY = {
     "SELECT password_hash FROM auth.users": "auth",
-    "SELECT email FROM auth.users": "auth",
+    "SELECT name FROM auth.users": "auth",
     "UPDATE auth.users SET role = 'admin'": "auth",
     "SELECT token_hash FROM auth.refresh_tokens": "auth",
-    "SELECT name FROM tickets.events": "tickets",
+    "SELECT organiser_id FROM tickets.events": "tickets",
     "UPDATE tickets.stock SET capacity = capacity": "tickets",
     "SELECT auth.house_organiser()": "tickets",
     "SELECT tickets.hold('{}', '{}')": "orders",

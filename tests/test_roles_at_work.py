@@ -135,6 +135,9 @@ async def test_a_whole_sale_needs_nothing_beyond_the_grants(roles: Logins) -> No
         states = "SELECT string_agg(DISTINCT state, ' ' ORDER BY state) FROM orders.payments WHERE state <> 'captured'"
         await comes_to_be(lambda: owner.fetchval(states), "voided")
         await comes_to_be(lambda: owner.fetchval("SELECT count(*) FROM outbox.events"), 0)
+        # What a consumer is refused ends here.
+        assert await owner.fetch("SELECT * FROM outbox.dead_letters") == []
+        assert await owner.fetchval("SELECT sum(held) FROM stats.sales") == 6
 
 
 async def make_administrator(settings: Settings, email: str) -> None:

@@ -3,7 +3,7 @@
 
 -- A function is called by those whom schema/grants.sql names, and by its owner: those of later revisions too.
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
-REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox FROM PUBLIC;
+REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox, stats, notify FROM PUBLIC;
 
 ------------------------------------------------------------------------------------------------------------------ auth
 
