@@ -4,6 +4,7 @@
 is refused at start with the sentence that mends it.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo
@@ -35,7 +36,11 @@ class Settings(BaseSettings):
     smtp_url: SecretStr = SecretStr("")
     """smtp://user:password@host:port, or smtps://. Empty: nobody is written to."""
     signing_key_file: Path | None = None
-    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`."""
+    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`. Of a process
+    without the auth service the public halves will do, or `jwks_url`."""
+    jwks_url: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where tickets and orders learn the auth service's keys: http(s)://…/.well-known/jwks.json. Several, separated by
+    commas, are asked in turn."""
     database_connections_max: int = Field(default=8, ge=4, le=200)
     """Pooled connections of one process, beside one for each batch writer."""
     database_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
@@ -148,10 +153,17 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=5.0, gt=0, le=600)
     idempotency_retention_seconds: int = Field(default=7 * 86400, ge=86400)
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "jwks_url", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _over_http(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"https?://[^\s/]+(/\S*)?", url) for url in value):
+            raise ValueError("is http://host/.well-known/jwks.json, or several of them separated by commas")
+        return value
 
     @field_validator("house_time_zone")
     @classmethod

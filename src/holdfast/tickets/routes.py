@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from holdfast import ids
 from holdfast.auth.actors import Actor, Callers, IsAdministrator
-from holdfast.auth.tokens import Tokens
+from holdfast.auth.tokens import Verifier
 from holdfast.errors import Busy, refuse
 from holdfast.tickets.catalogue import Catalogue
 from holdfast.tickets.event_fields import CAPACITY_MAX
@@ -38,7 +38,7 @@ _MEDIA_TYPES: dict[str, Format] = {
 }
 
 
-def ticket_routes(catalogue: Catalogue, tokens: Tokens, is_administrator: IsAdministrator) -> APIRouter:
+def ticket_routes(catalogue: Catalogue, tokens: Verifier, is_administrator: IsAdministrator) -> APIRouter:
     """All routes of this service."""
     router = APIRouter()
     caller = Callers(tokens, is_administrator)
