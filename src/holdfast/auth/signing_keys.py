@@ -1,9 +1,9 @@
 """The keys that sign access tokens: a file with a JWK set (RFC 7517) of private Ed25519 keys.
 
 The first key signs and all verify. A key is rotated in three steps, each with a restart of the auth service: a new one
-is put at the end, so that everyone comes to know it; then in front; and the old one is taken away once the last token it
-signed has expired. Where one process is all there is, the first step can be left out. A key's id is its thumbprint (RFC
-7638).
+is put at the end, so that everyone comes to know it; then in front; and the old one is taken away once the last token
+that it signed has expired. Where one process is all there is, the first step can be left out. A key's id is its
+thumbprint (RFC 7638).
 
 Only the auth service needs this file. The others verify with the public halves: see auth/public_keys.py.
 """
