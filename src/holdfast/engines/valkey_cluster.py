@@ -48,7 +48,7 @@ class ClusterNode:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the node and waits until it answers. What it was in its cluster it is again, as far as others agree."""
+        """Starts the node and waits until it answers. What it was in its cluster it is again, unless others took over."""
         self.stop()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         configuration = self.folder / "valkey.conf"
@@ -95,15 +95,8 @@ class ClusterNode:
         """The reply to one command. Raises OSError where it does not answer, hiredis.ReplyError where it refuses."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS_MAX) as connection:
             reader = hiredis.Reader(encoding="utf-8")
-            for one in (("AUTH", self._password), command):
-                connection.sendall(hiredis.pack_command(one))  # type: ignore[arg-type]  # its stub wants a tuple of one
-                while (reply := reader.gets()) is False:
-                    if not (part := connection.recv(65536)):
-                        raise ConnectionResetError(f"{self.name} ended the connection")
-                    reader.feed(part)
-                if isinstance(reply, hiredis.ReplyError):
-                    raise reply
-        return reply
+            _exchange(connection, reader, "AUTH", self._password)
+            return _exchange(connection, reader, *command)
 
     @property
     def id(self) -> str:
@@ -180,7 +173,7 @@ class ValkeyCluster:
         program: Path | None = None,
         node_timeout_ms: int = NODE_TIMEOUT_MS,
     ) -> None:
-        assert len(ports) >= 6 and len(ports) % 2 == 0, "as many replicas as masters, of which there are three or more"
+        assert len(ports) in range(6, 100, 2), "as many replicas as masters, of which there are three or more"
         self.folder = folder
         self.password = password
         self.nodes = [
@@ -253,6 +246,17 @@ class ValkeyCluster:
         )
         for master, replica in zip(masters, replicas, strict=True):
             _follow(replica, master.id)
+
+
+def _exchange(connection: socket.socket, reader: "hiredis.Reader", *command: str | int) -> Any:
+    connection.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub wants a tuple of one
+    while (reply := reader.gets()) is False:
+        if not (part := connection.recv(65536)):
+            raise ConnectionResetError("the node has ended the connection")
+        reader.feed(part)
+    if isinstance(reply, hiredis.ReplyError):
+        raise reply
+    return reply
 
 
 def _follow(replica: ClusterNode, master_id: str) -> None:

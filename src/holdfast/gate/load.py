@@ -59,7 +59,7 @@ async def give_up(pool: Pool, event_id: UUID, epoch: int) -> None:
 
 
 @asynccontextmanager
-async def _alone(pool: Pool, event_id: UUID) -> AsyncIterator[Connection | None]:
+async def _alone(pool: Pool, event_id: UUID) -> "AsyncIterator[Connection | None]":
     """A connection to be used for an event's gate by one process at a time; None while another is at it."""
     lock = f"holdfast gate {event_id}"
     async with pool.acquire() as connection:
