@@ -68,6 +68,7 @@ function  tickets.cancelled           EXECUTE                                   
 function  tickets.try_sell_late       EXECUTE                                           orders workers
 function  tickets.begin_load          EXECUTE                                           orders workers
 function  tickets.end_load            EXECUTE                                           orders workers
+function  tickets.give_up_load        EXECUTE                                           orders workers
 
 table     orders.orders               SELECT                                            orders workers
 table     orders.orders               INSERT                                            orders

@@ -7,6 +7,7 @@ is refused at start with the sentence that mends it.
 import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -153,6 +154,18 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=5.0, gt=0, le=600)
     idempotency_retention_seconds: int = Field(default=7 * 86400, ge=86400)
 
+    @field_validator("gate_url")
+    @classmethod
+    def _gate_hosts(cls, value: SecretStr) -> SecretStr:
+        for url in each_host(value.get_secret_value()):
+            parts = urlsplit(url)
+            try:
+                if url and not (parts.scheme in ("valkey", "redis") and parts.hostname and parts.port != 0):
+                    raise ValueError
+            except ValueError as error:
+                raise ValueError("write valkey://:password@host:port, several hosts separated by commas") from error
+        return value
+
     @field_validator("trusted_proxies", "jwks_url", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -185,6 +198,14 @@ class Settings(BaseSettings):
         if self.journal_seconds_max >= self.lease_seconds and self.lease_seconds > 1:
             raise ValueError("journal_seconds_max must be below lease_seconds, or a lease ends while its order is made")
         return self
+
+
+def each_host(url: str) -> list[str]:
+    """A URL with several hosts, separated by commas, as a URL for each."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    return [f"{scheme}{separator}{login}{at}{host.strip()}{slash}{path}" for host in hosts.split(",")]
 
 
 def load_settings(**given: object) -> Settings:

@@ -61,8 +61,8 @@ GRANT SELECT ON tickets.stock, tickets.gates TO holdfast_orders, holdfast_worker
 
 GRANT EXECUTE ON FUNCTION tickets.hold, tickets.try_hold TO holdfast_orders;
 GRANT EXECUTE ON FUNCTION tickets.lock_stock TO holdfast_tickets, holdfast_orders;
-GRANT EXECUTE ON FUNCTION tickets.move, tickets.cancelled, tickets.try_sell_late, tickets.begin_load, tickets.end_load
-      TO holdfast_orders, holdfast_workers;
+GRANT EXECUTE ON FUNCTION tickets.move, tickets.cancelled, tickets.try_sell_late, tickets.begin_load, tickets.end_load,
+      tickets.give_up_load TO holdfast_orders, holdfast_workers;
 
 ---------------------------------------------------------------------------------------------------------------- orders
 
