@@ -6,13 +6,13 @@
 
 ---------------------------------------------------------------------------------------------- everything is taken back
 
-REVOKE ALL ON SCHEMA auth, tickets, orders, outbox
+REVOKE ALL ON SCHEMA auth, tickets, orders, outbox, stats, notify
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
-REVOKE ALL ON ALL TABLES IN SCHEMA auth, tickets, orders, outbox
+REVOKE ALL ON ALL TABLES IN SCHEMA auth, tickets, orders, outbox, stats, notify
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA auth, tickets, orders, outbox
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA auth, tickets, orders, outbox, stats, notify
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox
+REVOKE ALL ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox, stats, notify
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
 
 -- Of the schema public only the revision is ours. Nobody but its owner makes anything there, nor temporary tables anywhere.
@@ -61,8 +61,8 @@ GRANT SELECT ON tickets.stock, tickets.gates TO holdfast_orders, holdfast_worker
 
 GRANT EXECUTE ON FUNCTION tickets.hold, tickets.try_hold TO holdfast_orders;
 GRANT EXECUTE ON FUNCTION tickets.lock_stock TO holdfast_tickets, holdfast_orders;
-GRANT EXECUTE ON FUNCTION tickets.move, tickets.cancelled, tickets.try_sell_late, tickets.begin_load, tickets.end_load
-      TO holdfast_orders, holdfast_workers;
+GRANT EXECUTE ON FUNCTION tickets.move, tickets.cancelled, tickets.try_sell_late, tickets.begin_load, tickets.end_load,
+      tickets.give_up_load TO holdfast_orders, holdfast_workers;
 
 ---------------------------------------------------------------------------------------------------------------- orders
 
@@ -93,8 +93,28 @@ GRANT USAGE ON SCHEMA outbox TO holdfast_tickets, holdfast_orders, holdfast_work
 -- Which transaction a row is of, and its number, are PostgreSQL's to say.
 GRANT INSERT (kind, subject, version, scope) ON outbox.events TO holdfast_tickets, holdfast_orders, holdfast_workers;
 GRANT SELECT ON outbox.events TO holdfast_workers;
-GRANT SELECT, UPDATE (xid, id) ON outbox.consumers TO holdfast_workers;
+GRANT SELECT, INSERT, UPDATE (xid, id) ON outbox.consumers TO holdfast_workers;
+GRANT SELECT, INSERT, UPDATE (next_offset, xid, number) ON outbox.positions TO holdfast_workers;
+GRANT SELECT, INSERT, DELETE, UPDATE (reason, tries, wanted_at) ON outbox.dead_letters TO holdfast_workers;
 GRANT EXECUTE ON FUNCTION outbox.prune TO holdfast_workers;
+
+----------------------------------------------------------------------------------------------------- stats and notify
+
+GRANT USAGE ON SCHEMA stats TO holdfast_tickets, holdfast_workers;
+GRANT SELECT ON stats.sales TO holdfast_tickets;
+GRANT SELECT, INSERT, DELETE, UPDATE (held, released, sold, sold_late, revenue) ON stats.sales TO holdfast_workers;
+GRANT SELECT ON stats.begun_with TO holdfast_workers;
+GRANT EXECUTE ON FUNCTION stats.record TO holdfast_workers;
+
+-- A letter says what was bought, and goes to its buyer's address.
+GRANT USAGE ON SCHEMA notify TO holdfast_workers;
+GRANT SELECT, INSERT, DELETE, UPDATE (due_at, tries, outcome, reply_code, ended_at) ON notify.letters TO holdfast_workers;
+GRANT SELECT, INSERT, DELETE, UPDATE (after_user) ON notify.announcements TO holdfast_workers;
+GRANT EXECUTE ON FUNCTION notify.record, notify.announce TO holdfast_workers;
+GRANT SELECT (id, email) ON auth.users TO holdfast_workers;
+GRANT SELECT (name, venue_name, venue_address, starts_at, time_zone) ON tickets.events TO holdfast_workers;
+GRANT SELECT (id, name) ON tickets.tiers TO holdfast_workers;
+GRANT SELECT (id, order_id, tier_id) ON orders.tickets TO holdfast_workers;
 
 ------------------------------------------------------------------------------------------------------------- nobody's
 

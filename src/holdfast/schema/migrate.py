@@ -33,7 +33,7 @@ async def current_revision(connection: "asyncpg.Connection[asyncpg.Record]") -> 
 
 
 async def migrate(database_url: str, *, with_roles: bool = False) -> list[str]:
-    """Runs what is missing; answers the revisions it ran. `with_roles` makes the services' roles where they are missing.
+    """Runs what is missing; answers the revisions it ran. `with_roles` makes the services' roles that are missing.
 
     Raises Mendable for a database of a newer release, and for roles that cannot be made or be given their grants.
     """

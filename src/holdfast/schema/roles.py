@@ -56,8 +56,11 @@ async def create_roles(connection: Connection) -> None:
 
 
 async def grant(connection: Connection) -> bool:
-    """Gives each group exactly its grants; False where there are no groups. Raises Mendable for half a set of groups, for
-    groups that have powers besides, and where others than the owner could still make objects."""
+    """Gives each group exactly its grants; False where there are no groups.
+
+    Raises Mendable for half a set of groups, for groups that have powers besides, and where a service could still make
+    objects.
+    """
     rows = await connection.fetch("SELECT rolname FROM pg_roles WHERE rolname = ANY ($1)", ROLES)
     missing = sorted(set(ROLES) - {row["rolname"] for row in rows})
     if len(missing) == len(ROLES):

@@ -3,7 +3,7 @@
 
 -- A function is called by those whom schema/grants.sql names, and by its owner: those of later revisions too.
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
-REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox FROM PUBLIC;
+REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox, stats, notify FROM PUBLIC;
 
 ------------------------------------------------------------------------------------------------------------------ auth
 
@@ -72,7 +72,16 @@ END $$;
 CREATE FUNCTION tickets.end_load(p_event uuid, p_epoch bigint, p_snapshot pg_snapshot, p_node text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE tickets.gates g SET loaded_in = p_snapshot WHERE g.event_id = p_event AND g.epoch = p_epoch;
+    UPDATE tickets.gates g SET loaded_in = p_snapshot, node = p_node WHERE g.event_id = p_event AND g.epoch = p_epoch;
+END $$;
+
+-- Declares a gate's content of an epoch void, wherever it is: another epoch begins, which nothing was loaded for. Outbox
+-- rows visible by now need not be told to anybody, since whatever is loaded later has them.
+CREATE FUNCTION tickets.give_up_load(p_event uuid, p_epoch bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tickets.gates g SET epoch = g.epoch + 1, loaded_in = pg_current_snapshot(), node = ''
+    WHERE g.event_id = p_event AND g.epoch = p_epoch;
 END $$;
 
 ---------------------------------------------------------------------------------------------------------------- outbox
