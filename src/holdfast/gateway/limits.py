@@ -47,9 +47,7 @@ def rates_of_users(plan: Plan) -> dict[str, Any]:
     return {**_filter("rates_of_users", plan, limits, [[_SUBJECT]]), "always_consume_default_token_bucket": False}
 
 
-def _filter(
-    name: str, plan: Plan, limits: list[dict[str, Any]], actions: list[list[dict[str, Any]]]
-) -> dict[str, Any]:
+def _filter(name: str, plan: Plan, limits: list[dict[str, Any]], actions: list[list[dict[str, Any]]]) -> dict[str, Any]:
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     return {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",

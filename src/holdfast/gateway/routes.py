@@ -30,8 +30,8 @@ class Again(Enum):
     UNSENT = "unsent"
     """Only if nothing of it was sent: of what a try that failed has done, nobody can tell."""
     ANY_TIME = "any time"
-    """Also after a broken connection, silence, or 503: it reads, or its Idempotency-Key makes it one. A purchase without
-    a key is refused before anything is done, so that it needs no rule of its own."""
+    """Also after a broken connection, silence, or 503: it reads, or its Idempotency-Key makes several of it one. A
+    purchase without a key is refused before anything is done, so that it needs no rule of its own."""
 
 
 class Kind(Enum):
