@@ -27,7 +27,7 @@ def gateway(
         int, typer.Option(min=1, max=65535, help="A loopback port for /ready and /stats/prometheus.")
     ] = 9901,
     rate: Annotated[int, typer.Option(min=1, help="Requests a second of everyone together.")] = 50_000,
-    address_rate: Annotated[int, typer.Option(min=1, help="Requests a second of one network address.")] = 2_000,
+    address_rate: Annotated[int, typer.Option(min=1, help="Requests a second of one network address.")] = 5_000,
     user_rate: Annotated[int, typer.Option(min=1, help="Requests a second of one signed-in user.")] = 50,
     connections: Annotated[int, typer.Option(min=1, help="Open connections of clients.")] = 20_000,
     memory: Annotated[int, typer.Option(min=64, help="MiB of memory, near which requests are refused.")] = 512,

@@ -59,7 +59,7 @@ class Plan:
     """Without one the gateway speaks plain HTTP."""
     requests_per_second: int = 50_000
     """Of everyone together, whatever they ask for."""
-    address_requests_per_second: int = 2_000
+    address_requests_per_second: int = 5_000
     """Of one network address (of IPv6 the /64): a campus shares one."""
     user_requests_per_second: int = 50
     """Of whoever a token names. The services' own limit of purchases is lower, and tells what remains."""
