@@ -6,7 +6,7 @@ together from listener.py, limits.py, problems.py and clusters.py. envoy.py know
 
 from holdfast.gateway.bootstrap import configuration
 from holdfast.gateway.envoy import envoy_command, envoy_program
-from holdfast.gateway.plan import Address, Certificate, Plan, parse_addresses
+from holdfast.gateway.plan import Address, Certificate, Plan, parse_address, parse_addresses
 
 __all__ = [
     "Address",
@@ -15,5 +15,6 @@ __all__ = [
     "configuration",
     "envoy_command",
     "envoy_program",
+    "parse_address",
     "parse_addresses",
 ]

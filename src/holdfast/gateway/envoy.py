@@ -37,6 +37,9 @@ def envoy_command(configuration: Path, *, threads: int = 1) -> Sequence[str]:
         str(threads),
         # Several on one machine would share the memory that a hot restart hands over.
         "--disable-hot-restart",
+        # The access log is to be read while it is written.
+        "--file-flush-interval-msec",
+        "1000",
         "--log-level",
         "warning",
     )

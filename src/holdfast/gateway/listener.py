@@ -126,8 +126,9 @@ def _connections(plan: Plan) -> dict[str, Any]:
                     "name": "house",
                     "domains": ["*"],
                     "routes": [_route(plan, route) for route in ROUTES],
+                    # The same as the last one of X-Forwarded-For, which the services read.
+                    "request_headers_to_remove": ["x-envoy-external-address"],
                     "response_headers_to_add": _safe_headers(plan),
-                    "retry_policy": None,
                 }
             ],
         },

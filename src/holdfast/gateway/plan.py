@@ -54,12 +54,12 @@ class Plan:
     orders: tuple[Address, ...]
     settings: Settings = field(repr=False)
     """The services' settings: the gateway's own bounds on sizes and times are theirs."""
-    admin: Address = Address("127.0.0.1", 9901)
+    admin: Address = field(default=Address("127.0.0.1", 9901))
     certificate: Certificate | None = None
     """Without one the gateway speaks plain HTTP."""
     requests_per_second: int = 50_000
     """Of everyone together, whatever they ask for."""
-    address_requests_per_second: int = 2_000
+    address_requests_per_second: int = 5_000
     """Of one network address (of IPv6 the /64): a campus shares one."""
     user_requests_per_second: int = 50
     """Of whoever a token names. The services' own limit of purchases is lower, and tells what remains."""
@@ -103,10 +103,11 @@ class Plan:
 
 def parse_addresses(text: str, option: str) -> tuple[Address, ...]:
     """`host:port,host:port`, of IPv6 `[::1]:port`. Raises Mendable."""
-    return tuple(_parse_address(part.strip(), option) for part in text.split(",") if part.strip())
+    return tuple(parse_address(part.strip(), option) for part in text.split(",") if part.strip())
 
 
-def _parse_address(text: str, option: str) -> Address:
+def parse_address(text: str, option: str) -> Address:
+    """One of them. Raises Mendable."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
     if not host or (":" in host and not Address(host, 0).is_number) or not port.isdecimal() or int(port) > 65535:

@@ -6,7 +6,8 @@ from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.errors import KINDS, refuse
 from holdfast.gateway.plan import Plan
 
-_REQUEST_ID = "req_%REQ(X-REQUEST-ID)%"
+# What cannot be read has no id of its own, but its connection has.
+_REQUEST_ID = "req_%CONNECTION_ID%_%REQ(X-REQUEST-ID)%"
 _TOKEN_REFUSED = "response.code_details.startsWith('jwt_authn_access_denied')"  # noqa: S105
 _EXPIRED = "response.code_details.contains('expired')"
 # The keys have not been had yet: that is our fault, and the token may be good.
@@ -49,6 +50,7 @@ def _mapper(
         "headers_to_add": [header(name, value) for name, value in {**every, **(headers or {})}.items()],
         "body_format_override": {
             "text_format_source": {"inline_string": body},
+            "omit_empty_values": True,
             "content_type": CONTENT_TYPE.decode(),
         },
     }

@@ -30,8 +30,8 @@ class Again(Enum):
     UNSENT = "unsent"
     """Only if nothing of it was sent: of what a try that failed has done, nobody can tell."""
     ANY_TIME = "any time"
-    """Also after a broken connection, silence, or 503: it reads, or its Idempotency-Key makes it one. A purchase without
-    a key is refused before anything is done, so that it needs no rule of its own."""
+    """Also after a broken connection, silence, or 503: it reads, or its Idempotency-Key makes several of it one. A
+    purchase without a key is refused before anything is done, so that it needs no rule of its own."""
 
 
 class Kind(Enum):
@@ -93,8 +93,8 @@ ROUTES = (
     Route(Service.TICKETS, "POST", "/events/**", Token.NEEDED),
     Route(Service.TICKETS, "PATCH", "/events/**", Token.NEEDED),
     Route(Service.TICKETS, "DELETE", "/events/**", Token.NEEDED),
-    # Every tickets process has the whole document; the others have their own part of it.
-    _reads(Service.TICKETS, "/openapi.json"),
+    # The auth service shows the document of all services; the others only their own part of it.
+    _reads(Service.AUTH, "/openapi.json"),
     # What a request costs through the gateway, and whether there is anyone behind it.
     Route(Service.ORDERS, "", "/livez"),
     Route(Service.ORDERS, "", "/readyz"),
