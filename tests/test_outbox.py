@@ -8,7 +8,8 @@ import asyncpg
 from box_office import consume_all
 from holdfast import ids
 from holdfast.engines.database import Pool
-from holdfast.outbox.consume import SQL, Consumer, OutboxRow, consume, prune, step
+from holdfast.outbox.consume import Consumer, OutboxRow
+from holdfast.outbox.direct import SQL, consume, prune, step
 from holdfast.settings import Settings
 
 WRITE = "INSERT INTO outbox.events (kind, subject, version, scope) VALUES ($1, $2, 1, $2) RETURNING id"

@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from holdfast.auth.service import Auth, open_auth
+from holdfast.auth.actors import IsAdministrator
+from holdfast.auth.service import open_auth
+from holdfast.auth.tokens import Verifier
+from holdfast.auth.visitors import open_visitors
 from holdfast.door.api import build_api
 from holdfast.door.entry import Entry
 from holdfast.door.exchange import Handler, Receive, Scope, Send
@@ -19,8 +22,10 @@ from holdfast.orders.history import History
 from holdfast.orders.reserve import Reserve
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
+from holdfast.stats.routes import sales_routes
+from holdfast.stats.sales import SalesReader
 from holdfast.tickets.availability import fresh_availability
-from holdfast.tickets.catalogue import open_catalogue
+from holdfast.tickets.catalogue import Catalogue, open_catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
 
@@ -53,22 +58,41 @@ class House:
         settings = self._settings
         pool = await open_pool(settings)
         self._closers.append(pool.close)
-        auth = open_auth(settings, pool)
-        self._closers.append(auth.close)
         table: dict[tuple[str, str], Handler] = {}
         routers = []
+        tokens: Verifier
+        is_administrator: IsAdministrator
         if "auth" in self._roles:
+            auth = open_auth(settings, pool)
+            self._closers.append(auth.close)
+            tokens, is_administrator = auth.tokens, auth.accounts.is_administrator
             routers.append(auth.router)
+        else:
+            # The private keys stay with the auth service.
+            visitors = await open_visitors(settings, pool)
+            self._closers.append(visitors.close)
+            tokens, is_administrator = visitors.tokens, visitors.is_administrator
         if "tickets" in self._roles:
             catalogue = await open_catalogue(settings, pool)
-            routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
+            routers.append(ticket_routes(catalogue, tokens, is_administrator))
+            routers.append(sales_routes(SalesReader(pool), tokens, is_administrator))
             tickets = TicketRoutes(fresh_availability(settings, pool))
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
-            table |= await self._open_orders(pool, auth)
-        api = build_api(settings, routers)
-        table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
-        self.entry = Entry(api, table, settings)
+            table |= await self._open_orders(pool, tokens, is_administrator)
+        documented, documented_roles = routers, self._roles
+        if self._roles == {"auth"}:
+            # The auth service shows the document of all: that is where the gateway asks for it.
+            documented = [
+                *routers,
+                ticket_routes(Catalogue(settings, pool), tokens, is_administrator),
+                sales_routes(SalesReader(pool), tokens, is_administrator),
+            ]
+            documented_roles = frozenset(ROLES)
+        table["GET", "/openapi.json"] = openapi_handler(
+            lambda: build_api(settings, documented).openapi(), documented_roles
+        )
+        self.entry = Entry(build_api(settings, routers), table, settings)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
         gc.collect()
         gc.freeze()
@@ -84,7 +108,9 @@ class House:
             if closing is not None:
                 await closing
 
-    async def _open_orders(self, pool: Pool, auth: Auth) -> dict[tuple[str, str], Handler]:
+    async def _open_orders(
+        self, pool: Pool, tokens: Verifier, is_administrator: IsAdministrator
+    ) -> dict[tuple[str, str], Handler]:
         settings = self._settings
         gate = Gate(settings)
         await gate.open()
@@ -93,9 +119,7 @@ class House:
         confirm = Confirm(settings, pool, Sandbox(settings))
         cancel = Cancel(settings)
         self._closers += [reads.close, gate.close, cancel.drain, confirm.drain, reserve.drain]
-        routes = OrderRoutes(
-            settings, auth.tokens, auth.accounts.is_administrator, reserve, confirm, cancel, History(reads)
-        )
+        routes = OrderRoutes(settings, tokens, is_administrator, reserve, confirm, cancel, History(reads))
         return {
             ("POST", "/orders/create"): routes.create,
             ("POST", "/orders/*/confirm"): routes.confirm,

@@ -18,11 +18,13 @@ from holdfast.orders.workers import (
     payments_consumer,
     resolve_payments,
 )
-from holdfast.outbox.consume import consume, prune, wait
+from holdfast.outbox.consume import wait
+from holdfast.outbox.direct import consume, prune
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
+from holdfast.stats.record import forget_sales, stats_consumer
 
-WORKERS = ("expiry", "relay", "payments", "reconcile")
+WORKERS = ("expiry", "relay", "payments", "stats", "reconcile")
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +49,11 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         loops["relay"].append(prune(pool, stop, settings.relay_poll_seconds))
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
+    if "stats" in loops:
+        loops["stats"] = [
+            consume(pool, stats_consumer(), stop, settings.relay_poll_seconds),
+            forget_sales(settings, pool, stop),
+        ]
     if "reconcile" in loops:
         loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
     try:

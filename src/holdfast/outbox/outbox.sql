@@ -1,11 +1,20 @@
 -- name: progress
 SELECT xid::text AS xid, id FROM outbox.consumers WHERE name = $1
 
+-- name: enter
+-- A new reader: it begins with what is there; where lanes of a relay read until now, with what they have not published.
+INSERT INTO outbox.consumers (name, xid, id)
+SELECT $1, coalesce(l.xid, '0'), coalesce(l.id, 0)
+FROM (SELECT 1) AS one LEFT JOIN (
+    SELECT c.xid, c.id FROM outbox.consumers c WHERE c.name LIKE 'relay-_' ORDER BY c.xid, c.id LIMIT 1
+) AS l ON true
+ON CONFLICT DO NOTHING
+
 -- name: advance
 UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1
 
 -- name: prune
--- Deletes rows after the position $1, $2 that every consumer has passed, at most $3: the position it came to.
+-- Deletes rows after the position $1, $2 that every reader has passed, at most $3: the position it came to.
 SELECT xid::text AS xid, id, deleted FROM outbox.prune($1::text::xid8, $2, $3)
 
 -- name: lock
@@ -16,12 +25,12 @@ SELECT pg_try_advisory_lock(hashtextextended('holdfast consumer ' || $1, 0))
 -- $1, $2: its progress; $3: how many rows to look at; $4: the kinds it acts on. The last row looked at always comes
 -- along, so that progress is made over rows of other kinds too.
 WITH page AS MATERIALIZED (
-    SELECT e.xid, e.id, e.kind, e.subject, e.version, e.scope FROM outbox.events e
+    SELECT e.xid, e.id, e.kind, e.subject, e.version, e.scope, e.occurred_at FROM outbox.events e
     WHERE (e.xid, e.id) > ($1::text::xid8, $2) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY e.xid, e.id LIMIT $3
 ), last AS (
     SELECT p.xid, p.id, count(*) OVER () AS looked_at FROM page p ORDER BY p.xid DESC, p.id DESC LIMIT 1
 )
-SELECT p.xid::text AS xid, p.id, p.kind, p.subject, p.version, p.scope, l.looked_at
+SELECT p.xid::text AS xid, p.id, p.kind, p.subject, p.version, p.scope, p.occurred_at, l.looked_at
 FROM page p, last l WHERE p.kind = ANY ($4::text[]) OR (p.xid, p.id) = (l.xid, l.id)
 ORDER BY p.xid, p.id
