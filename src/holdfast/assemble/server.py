@@ -11,7 +11,7 @@ from holdfast.door.entry import Entry
 from holdfast.door.exchange import Handler, Receive, Scope, Send
 from holdfast.door.hot import OrderRoutes, TicketRoutes
 from holdfast.door.openapi import openapi_handler
-from holdfast.engines.database import Pool, open_pool, open_reading_pool
+from holdfast.engines.database import Pool, Reads, open_pool, open_reads
 from holdfast.gate.gate import Gate
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
@@ -53,20 +53,22 @@ class House:
         settings = self._settings
         pool = await open_pool(settings)
         self._closers.append(pool.close)
-        auth = open_auth(settings, pool)
+        reads = await open_reads(settings)
+        self._closers.append(reads.close)
+        auth = open_auth(settings, pool, reads)
         self._closers.append(auth.close)
         table: dict[tuple[str, str], Handler] = {}
         routers = []
         if "auth" in self._roles:
             routers.append(auth.router)
         if "tickets" in self._roles:
-            catalogue = await open_catalogue(settings, pool)
+            catalogue = await open_catalogue(settings, pool, reads)
             routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
-            tickets = TicketRoutes(fresh_availability(settings, pool))
+            tickets = TicketRoutes(fresh_availability(settings, reads))
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
-            table |= await self._open_orders(pool, auth)
-        api = build_api(settings, routers)
+            table |= await self._open_orders(pool, reads, auth)
+        api = build_api(settings, routers, reads.position)
         table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
         self.entry = Entry(api, table, settings)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
@@ -84,17 +86,24 @@ class House:
             if closing is not None:
                 await closing
 
-    async def _open_orders(self, pool: Pool, auth: Auth) -> dict[tuple[str, str], Handler]:
+    async def _open_orders(self, pool: Pool, reads: Reads, auth: Auth) -> dict[tuple[str, str], Handler]:
         settings = self._settings
         gate = Gate(settings)
         await gate.open()
-        reads = await open_reading_pool(settings)
-        reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads))
+        mark = reads.position if reads.has_replicas else None
+        reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads.pool), mark)
         confirm = Confirm(settings, pool, Sandbox(settings))
         cancel = Cancel(settings)
-        self._closers += [reads.close, gate.close, cancel.drain, confirm.drain, reserve.drain]
+        self._closers += [gate.close, cancel.drain, confirm.drain, reserve.drain]
         routes = OrderRoutes(
-            settings, auth.tokens, auth.accounts.is_administrator, reserve, confirm, cancel, History(reads)
+            settings,
+            auth.tokens,
+            auth.accounts.is_administrator,
+            reserve,
+            confirm,
+            cancel,
+            History(reads),
+            reads.position,
         )
         return {
             ("POST", "/orders/create"): routes.create,
