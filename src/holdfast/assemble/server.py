@@ -14,7 +14,7 @@ from holdfast.door.entry import Entry
 from holdfast.door.exchange import Handler, Receive, Scope, Send
 from holdfast.door.hot import OrderRoutes, TicketRoutes
 from holdfast.door.openapi import openapi_handler
-from holdfast.engines.database import Pool, open_pool, open_reading_pool
+from holdfast.engines.database import Pool, Reads, open_pool, open_reads
 from holdfast.gate.gate import Gate
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
@@ -58,12 +58,14 @@ class House:
         settings = self._settings
         pool = await open_pool(settings)
         self._closers.append(pool.close)
+        reads = await open_reads(settings)
+        self._closers.append(reads.close)
         table: dict[tuple[str, str], Handler] = {}
         routers = []
         tokens: Verifier
         is_administrator: IsAdministrator
         if "auth" in self._roles:
-            auth = open_auth(settings, pool)
+            auth = open_auth(settings, pool, reads)
             self._closers.append(auth.close)
             tokens, is_administrator = auth.tokens, auth.accounts.is_administrator
             routers.append(auth.router)
@@ -73,14 +75,14 @@ class House:
             self._closers.append(visitors.close)
             tokens, is_administrator = visitors.tokens, visitors.is_administrator
         if "tickets" in self._roles:
-            catalogue = await open_catalogue(settings, pool)
+            catalogue = await open_catalogue(settings, pool, reads)
             routers.append(ticket_routes(catalogue, tokens, is_administrator))
             routers.append(sales_routes(SalesReader(pool), tokens, is_administrator))
-            tickets = TicketRoutes(fresh_availability(settings, pool))
+            tickets = TicketRoutes(fresh_availability(settings, reads))
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
-            table |= await self._open_orders(pool, tokens, is_administrator)
-        api = build_api(settings, routers)
+            table |= await self._open_orders(pool, reads, tokens, is_administrator)
+        api = build_api(settings, routers, reads.position)
         table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
         self.entry = Entry(api, table, settings)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
@@ -99,17 +101,19 @@ class House:
                 await closing
 
     async def _open_orders(
-        self, pool: Pool, tokens: Verifier, is_administrator: IsAdministrator
+        self, pool: Pool, reads: Reads, tokens: Verifier, is_administrator: IsAdministrator
     ) -> dict[tuple[str, str], Handler]:
         settings = self._settings
         gate = Gate(settings)
         await gate.open()
-        reads = await open_reading_pool(settings)
-        reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads))
+        mark = reads.position if reads.has_replicas else None
+        reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads.pool), mark)
         confirm = Confirm(settings, pool, Sandbox(settings))
         cancel = Cancel(settings)
-        self._closers += [reads.close, gate.close, cancel.drain, confirm.drain, reserve.drain]
-        routes = OrderRoutes(settings, tokens, is_administrator, reserve, confirm, cancel, History(reads))
+        self._closers += [gate.close, cancel.drain, confirm.drain, reserve.drain]
+        routes = OrderRoutes(
+            settings, tokens, is_administrator, reserve, confirm, cancel, History(reads), reads.position
+        )
         return {
             ("POST", "/orders/create"): routes.create,
             ("POST", "/orders/*/confirm"): routes.confirm,

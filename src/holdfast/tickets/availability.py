@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from holdfast import clock, ids
-from holdfast.engines.database import Pool
+from holdfast.engines.database import Reads
 from holdfast.settings import Settings
 from holdfast.tickets.fresh import Fresh
 from holdfast.tickets.sale import SQL
@@ -54,11 +54,11 @@ class AvailabilitySnapshot(NamedTuple):
     etag: bytes
 
 
-def fresh_availability(settings: Settings, pool: Pool) -> Fresh[AvailabilitySnapshot]:
-    """The availabilities, at most `availability_seconds` old."""
+def fresh_availability(settings: Settings, reads: Reads) -> Fresh[AvailabilitySnapshot]:
+    """The availabilities, at most `availability_seconds` old, and as much older as a replica may be."""
 
     async def load(event_id: UUID) -> AvailabilitySnapshot | None:
-        rows = await pool.fetch(SQL["availability"], event_id)
+        rows = await reads.fetch(SQL["availability"], event_id)
         if not rows:
             return None
         tiers = [
