@@ -26,7 +26,7 @@ from holdfast.settings import Settings
 from holdfast.stats.routes import sales_routes
 from holdfast.stats.sales import SalesReader
 from holdfast.tickets.availability import AvailabilityFeed, fresh_availability
-from holdfast.tickets.catalogue import open_catalogue
+from holdfast.tickets.catalogue import Catalogue, open_catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
 
@@ -86,9 +86,20 @@ class House:
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
             table |= await self._open_orders(pool, reads, tokens, is_administrator)
-        api = build_api(settings, routers, reads.position)
-        table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
-        self.entry = Entry(api, table, settings)
+        documented, documented_roles = routers, self._roles
+        if self._roles == {"auth"}:
+            # The auth service shows the document of all: that is where the gateway asks for it.
+            catalogue = Catalogue(settings, pool)
+            documented = [
+                *routers,
+                ticket_routes(catalogue, tokens, is_administrator),
+                sales_routes(SalesReader(pool), tokens, is_administrator),
+            ]
+            documented_roles = frozenset(ROLES)
+        table["GET", "/openapi.json"] = openapi_handler(
+            lambda: build_api(settings, documented).openapi(), documented_roles
+        )
+        self.entry = Entry(build_api(settings, routers, reads.position), table, settings)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
         gc.collect()
         gc.freeze()
