@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 
 import structlog
 
+from holdfast.assemble.transport import run_consumer, run_relay
 from holdfast.auth.workers import forget_sessions
 from holdfast.engines.database import AWAY, Pool, open_pool
 from holdfast.gate.consumer import gate_consumer
@@ -19,7 +20,6 @@ from holdfast.orders.workers import (
     resolve_payments,
 )
 from holdfast.outbox.consume import wait
-from holdfast.outbox.direct import consume, prune
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.stats.record import forget_sales, stats_consumer
@@ -45,8 +45,8 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         ]
     if "relay" in loops:
         consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
-        loops["relay"] = [consume(pool, one, stop, settings.relay_poll_seconds) for one in consumers]
-        loops["relay"].append(prune(pool, stop, settings.relay_poll_seconds))
+        loops["relay"] = [run_consumer(settings, pool, one, stop) for one in consumers]
+        loops["relay"].append(run_relay(settings, pool, stop))
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
     if "stats" in loops:
