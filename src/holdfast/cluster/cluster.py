@@ -47,6 +47,7 @@ _EARLY_ENDS_MAX = 3
 _PASSWORDS = ("superuser", "replication", "interface", "etcd", "etcd-root", "owner", "gate", *GROUPS)
 _PRIMARY_SECONDS_MAX = 60.0
 _SLACK_SECONDS = 5.0
+_KEYS = "/.well-known/jwks.json"
 _OWN_PORT = 5  # the gateway's in its block, where none was asked for
 
 
@@ -140,6 +141,14 @@ class Cluster:
         """The other nodes, running or not."""
         primary = await self.primary()
         return [member for member in self.postgres if member is not primary]
+
+    @property
+    def signing_key_file(self) -> Path:
+        """With which the auth service signs; whoever mints tokens for a drill uses it too."""
+        file = self._given.signing_key_file or self.folder.signing_key_file
+        if not file.exists():
+            create_signing_keys(file)
+        return file
 
     @property
     def url(self) -> str:
@@ -300,19 +309,20 @@ class Cluster:
 
     def _settings_of(self, role: str) -> Environment:
         """The settings of the processes of one role, and what it needs to reach."""
-        signing_key_file = self._given.signing_key_file or self.folder.signing_key_file
-        if not signing_key_file.exists():
-            create_signing_keys(signing_key_file)
         owner = role == "owner"
         settings = {
             "database_url": self.logins.owner_url if owner else self.logins.url(role),
-            "signing_key_file": str(signing_key_file),
             "public_url": f"http://127.0.0.1:{self.layout.gateway_port}",
             "server_processes": str(self.layout.services_each),
             "trusted_proxies": "127.0.0.1",
             "drain_notice_seconds": str(self._given.drain_notice_seconds or 1.0),
         }
+        if role in ("auth", "owner"):
+            settings["signing_key_file"] = str(self.signing_key_file)
         if role in ("tickets", "orders"):
+            # The private keys stay with the auth service.
+            keys = (f"http://127.0.0.1:{self.layout.port(name)}{_KEYS}" for name in self.layout.service("auth"))
+            settings["jwks_url"] = ",".join(keys)
             settings["replica_database_url"] = self.logins.replica_url(role)
         if role in ("orders", "workers", "owner"):
             settings["gate_url"] = self.gate.url
