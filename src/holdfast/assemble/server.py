@@ -89,7 +89,7 @@ class House:
         documented, documented_roles = routers, self._roles
         if self._roles == {"auth"}:
             # The auth service shows the document of all: that is where the gateway asks for it.
-            catalogue = Catalogue(settings, pool)
+            catalogue = Catalogue(settings, pool, reads)
             documented = [
                 *routers,
                 ticket_routes(catalogue, tokens, is_administrator),
