@@ -1,5 +1,6 @@
 """One server process: the services of its roles, wired to the engines."""
 
+import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 
@@ -21,7 +22,7 @@ from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.stats.routes import sales_routes
 from holdfast.stats.sales import SalesReader
-from holdfast.tickets.availability import fresh_availability
+from holdfast.tickets.availability import AvailabilityFeed, fresh_availability
 from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
@@ -65,7 +66,10 @@ class House:
             catalogue = await open_catalogue(settings, pool)
             routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
             routers.append(sales_routes(SalesReader(pool), auth.tokens, auth.accounts.is_administrator))
-            tickets = TicketRoutes(fresh_availability(settings, pool))
+            availability = fresh_availability(settings, pool)
+            if settings.kafka_url.get_secret_value():
+                self._follow_inventory(AvailabilityFeed(availability))
+            tickets = TicketRoutes(availability)
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
             table |= await self._open_orders(pool, auth)
@@ -86,6 +90,19 @@ class House:
             closing = self._closers.pop()()
             if closing is not None:
                 await closing
+
+    def _follow_inventory(self, feed: AvailabilityFeed) -> None:
+        # Kafka's client is not loaded where there is no Kafka.
+        from holdfast.outbox.inventory_feed import follow_inventory
+
+        stop = asyncio.Event()
+        following = asyncio.create_task(follow_inventory(self._settings, feed.on_stock, feed.on_event, stop))
+
+        async def end() -> None:
+            stop.set()
+            await following
+
+        self._closers.append(end)
 
     async def _open_orders(self, pool: Pool, auth: Auth) -> dict[tuple[str, str], Handler]:
         settings = self._settings
