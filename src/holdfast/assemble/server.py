@@ -16,6 +16,7 @@ from holdfast.door.exchange import Handler, Receive, Scope, Send
 from holdfast.door.hot import OrderRoutes, TicketRoutes
 from holdfast.door.openapi import openapi_handler
 from holdfast.engines.database import Pool, Reads, open_pool, open_reads
+from holdfast.errors import Mendable
 from holdfast.gate.gate import Gate
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
@@ -26,7 +27,7 @@ from holdfast.settings import Settings
 from holdfast.stats.routes import sales_routes
 from holdfast.stats.sales import SalesReader
 from holdfast.tickets.availability import AvailabilityFeed, fresh_availability
-from holdfast.tickets.catalogue import Catalogue, open_catalogue
+from holdfast.tickets.catalogue import Catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
 
@@ -45,6 +46,8 @@ class House:
         self._roles = roles
         self.entry: Entry | None = None
         """There once it is open."""
+        self.refusal: Mendable | None = None
+        """Why it could not be opened, where somebody can mend that."""
         self._closers: list[Callable[[], Awaitable[None] | None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +79,8 @@ class House:
             self._closers.append(visitors.close)
             tokens, is_administrator = visitors.tokens, visitors.is_administrator
         if "tickets" in self._roles:
-            catalogue = await open_catalogue(settings, pool, reads)
+            # An import makes the house organiser: a start needs no engine.
+            catalogue = Catalogue(settings, pool, reads)
             routers.append(ticket_routes(catalogue, tokens, is_administrator))
             routers.append(sales_routes(SalesReader(pool), tokens, is_administrator))
             availability = fresh_availability(settings, reads)
@@ -89,7 +93,7 @@ class House:
         documented, documented_roles = routers, self._roles
         if self._roles == {"auth"}:
             # The auth service shows the document of all: that is where the gateway asks for it.
-            catalogue = Catalogue(settings, pool)
+            catalogue = Catalogue(settings, pool, reads)
             documented = [
                 *routers,
                 ticket_routes(catalogue, tokens, is_administrator),
@@ -154,7 +158,10 @@ class House:
         try:
             await self.open()
         except Exception as error:
-            _log.error("cannot start", exc_info=error)
+            if isinstance(error, Mendable):
+                self.refusal = error
+            else:
+                _log.error("cannot start", exc_info=error)
             await self.close()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 
 import structlog
 
-from holdfast.assemble.transport import run_consumer, run_relay
+from holdfast.assemble.transport import is_mailed, run_consumer, run_relay
 from holdfast.auth.workers import forget_sessions
 from holdfast.engines.database import AWAY, Pool, open_pool
 from holdfast.gate.consumer import gate_consumer
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.Event) -> None:
     """Runs these of WORKERS until `stop`. Each is safe to run twice. Raises Mendable where one is not set up."""
-    if len(names) > 1 and not settings.smtp_url.get_secret_value():
+    if len(names) > 1 and not is_mailed(settings):
         # Nobody is written to. Asked for alone, it says what it lacks.
         names -= {"notify"}
     mail = mail_server(settings) if "notify" in names else None
@@ -58,7 +58,7 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
     if "stats" in loops:
         loops["stats"] = [
-            consume(pool, stats_consumer(), stop, settings.relay_poll_seconds),
+            run_consumer(settings, pool, stats_consumer(), stop),
             forget_sales(settings, pool, stop),
         ]
     if mail is not None:
@@ -80,7 +80,7 @@ def _notify(
     settings: Settings, pool: Pool, mail: MailServer, stop: asyncio.Event
 ) -> list[Coroutine[object, object, None]]:
     return [
-        consume(pool, notify_consumer(), stop, settings.relay_poll_seconds),
+        run_consumer(settings, pool, notify_consumer(), stop),
         announce_cancellations(settings, pool, stop),
         forget_letters(settings, pool, stop),
         *(send_letters(settings, pool, mail, stop) for _ in range(settings.mail_connections_max)),

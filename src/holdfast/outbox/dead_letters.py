@@ -84,10 +84,10 @@ async def _hand_over_next(pool: Pool, consumer: AnyConsumer) -> bool:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:_REASON_MAX]
-        _log.error("dead letter again", consumer=consumer.name, event=letter["event_id"], reason=reason)
+        _log.error("dead letter again", consumer=consumer.name, event_id=letter["event_id"], reason=reason)
         await pool.execute(SQL["failed_again"], *key, reason)
     else:
-        _log.info("dead letter handled", consumer=consumer.name, event=letter["event_id"])
+        _log.info("dead letter handled", consumer=consumer.name, event_id=letter["event_id"])
     return True
 
 

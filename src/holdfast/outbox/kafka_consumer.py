@@ -164,7 +164,7 @@ class _Reader:
 
     async def _bury_unread(self, connection: Connection, message: KafkaMessage, reason: str) -> None:
         name = f"{message.topic()}/{message.partition()}/{message.offset()}"
-        _log.error("dead letter", consumer=self.consumer.name, event=name, reason=reason)
+        _log.error("dead letter", consumer=self.consumer.name, event_id=name, reason=reason)
         await self.publish_dead_letter(message, reason)
         partition, place = _at(message), self.places[_at(message)]
         moved = {partition: Place(_offset(message) + 1, place.mark)}
