@@ -11,12 +11,13 @@ from uuid import UUID
 import msgspec
 
 from holdfast import clock, ids
+from holdfast.auth.actors import Actor
 from holdfast.drill.audit.gate import GateAwayError, GateReader, slot_of
 from holdfast.drill.load import Booth
 from holdfast.engines.database import Pool
 from holdfast.errors import Mendable
 from holdfast.settings import Settings
-from holdfast.tickets.catalogue import Actor, open_catalogue
+from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.event_fields.bodies import EventBody, PriceBody, TierBody
 from holdfast.tickets.event_rows import HOUSE_ORGANISER
 

@@ -15,6 +15,7 @@ from holdfast.errors import Mendable
 from holdfast.settings import Settings
 
 _LOOK_SECONDS = 0.5
+_BEGIN_SECONDS_MAX = 30.0
 _TOPIC = "holdfast.orders"
 
 
@@ -37,11 +38,16 @@ class Auditor:
 
     async def begin(self) -> None:
         """Takes note of where the topic ends before the first purchase. Raises Mendable where it cannot be read."""
-        if self._topic is not None:
+        deadline = clock.monotonic_seconds() + _BEGIN_SECONDS_MAX
+        while self._topic is not None:
             try:
                 self._since = await self._topic.ends()
+                return
             except TopicAwayError as error:
-                raise Mendable(f"The topic {_TOPIC} cannot be read ({error}): is a relay running?") from error
+                # A relay that has just been started makes the topics first.
+                if clock.monotonic_seconds() >= deadline:
+                    raise Mendable(f"The topic {_TOPIC} cannot be read ({error}): is a relay running?") from error
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def until_sound(self, purchases: Sequence[Purchase], seconds_max: float) -> "Settled":
         """The first verdict that finds nothing, or the last one before the time is over.
