@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from holdfast.drill.run import Promise, Target, Timing, run_drill
-from holdfast.settings import Settings
+from holdfast.settings import load_settings
 from running_up import Up
 
 TIMING = Timing(before=1.5, after=1.5, rest_max=30, purchase_max=30)
@@ -18,7 +18,7 @@ async def test_a_drill(tmp_path: Path) -> None:
     up = Up(tmp_path / "home", "--no-demo", "--workers", "2").wait_ready()
     try:
         running = up.folder.running()
-        target = Target(urlsplit(up.url), Settings(**running.settings), has_statistics=False)
+        target = Target(urlsplit(up.url), load_settings(**running.settings), has_statistics=False)
 
         async def kill_a_server(mark: Callable[[str], None]) -> None:
             mark("a server is killed")

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from holdfast.drill.drills import DRILLS, Drill
 from holdfast.drill.rounds import Rounds, open_site, run_one
@@ -16,7 +17,7 @@ RATE = 100
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """One cluster for all of them."""
     async with AsyncExitStack() as stack:
