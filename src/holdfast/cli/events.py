@@ -67,7 +67,7 @@ def import_file(
     kind = _FORMATS.get(file.suffix.lower())
 
     async def run(catalogue: "Catalogue") -> "Report":
-        from holdfast.tickets.catalogue import Actor
+        from holdfast.auth.actors import Actor
         from holdfast.tickets.event_rows import HOUSE_ORGANISER
         from holdfast.tickets.importing.writer import import_catalogue
 
