@@ -106,6 +106,7 @@ table     outbox.events               INSERT(kind,subject,version,scope)        
 table     outbox.consumers            SELECT                                            workers
 table     outbox.consumers            INSERT                                            workers
 table     outbox.consumers            UPDATE(xid,id)                                    workers
+table     outbox.consumers            DELETE                                            workers
 table     outbox.positions            SELECT                                            workers
 table     outbox.positions            INSERT                                            workers
 table     outbox.positions            UPDATE(next_offset,xid,number)                    workers

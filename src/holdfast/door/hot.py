@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast import ids
 from holdfast.auth.tokens import Identity, KeyUnknown, Verifier
-from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Request, decode
+from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Mark, Request, decode, marked
 from holdfast.errors import Refusal, refuse
 from holdfast.orders.basket import Basket, basket_of
 from holdfast.orders.batch import Reply
@@ -109,7 +109,9 @@ class OrderRoutes:
         confirm: Confirm,
         cancel: Cancel,
         history: History,
+        mark: Mark,
     ) -> None:
+        self._mark = mark
         self._tokens = tokens
         self._is_administrator = is_administrator
         self._reserve = reserve
@@ -164,7 +166,8 @@ class OrderRoutes:
         return self._answer_created(written, identity)
 
     def _answer_created(self, written: Written, identity: Identity) -> Answer:
-        return Answer(201 if written.is_new else 200, self._turnstile.head(identity.user_id), written.body)
+        head = self._turnstile.head(identity.user_id) + marked(written.position)
+        return Answer(201 if written.is_new else 200, head, written.body)
 
     async def confirm(self, request: Request) -> Answer:
         """POST /orders/{order_id}/confirm"""
@@ -175,7 +178,7 @@ class OrderRoutes:
         order_id = _order_id(request.path_id)
         with self._turnstile.one_at_a_time(identity.user_id, "confirm", key):
             order = await self._confirm.confirm(order_id, identity.user_id, key, asked)
-        return self._answer(200 if order.status in ("confirmed", "refunded") else 202, order, identity)
+        return await self._answer(200 if order.status in ("confirmed", "refunded") else 202, order, identity)
 
     async def cancel(self, request: Request) -> Answer:
         """POST /orders/{order_id}/cancel"""
@@ -188,7 +191,7 @@ class OrderRoutes:
         order_id = _order_id(request.path_id)
         with self._turnstile.one_at_a_time(identity.user_id, "cancel", key):
             order = await self._cancel.cancel(order_id, identity.user_id, key)
-        return self._answer(200, order, identity)
+        return await self._answer(200, order, identity)
 
     async def read(self, request: Request) -> Answer:
         """GET /orders/{id}: an order, or a user's orders"""
@@ -198,10 +201,11 @@ class OrderRoutes:
             asked = request.query("limit", "cursor")
             if user_id != identity.user_id and not await self._sees_all(identity):
                 raise refuse("not_found")
-            page = await self._history.page(user_id, parse_limit(asked.get("limit")), asked.get("cursor"))
+            limit = parse_limit(asked.get("limit"))
+            page = await self._history.page(user_id, limit, asked.get("cursor"), request.since)
             return Answer(200, JSON + NO_STORE, _encode(page))
         request.query()
-        order = await self._history.order(_order_id(request.path_id))
+        order = await self._history.order(_order_id(request.path_id), request.since)
         if not is_owner(order, identity.user_id) and not await self._sees_all(identity):
             raise refuse("not_found")
         return Answer(200, JSON + NO_STORE, _encode(order))
@@ -213,8 +217,9 @@ class OrderRoutes:
     async def _sees_all(self, identity: Identity) -> bool:
         return identity.role == "admin" and await self._is_administrator(identity.user_id)
 
-    def _answer(self, status: int, order: Order, identity: Identity) -> Answer:
-        return Answer(status, self._turnstile.head(identity.user_id), _encode(order))
+    async def _answer(self, status: int, order: Order, identity: Identity) -> Answer:
+        head = self._turnstile.head(identity.user_id) + marked(await self._mark())
+        return Answer(status, head, _encode(order))
 
 
 @lru_cache(maxsize=_BASKETS_MAX)

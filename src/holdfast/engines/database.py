@@ -23,7 +23,6 @@ __all__ = [
     "Reads",
     "load_statements",
     "open_pool",
-    "open_reading_pool",
     "open_reads",
     "transaction",
 ]
@@ -41,14 +40,12 @@ async def open_pool(settings: Settings, server_settings: Mapping[str, str] = BY_
     return await PrimaryPool(settings, {"application_name": "holdfast", **server_settings})
 
 
-async def open_reading_pool(settings: Settings) -> Pool:
-    """A pool for single statements that read: a connection that is given back need not be put in order, which takes as
-    long as such a statement does. As large as the other one."""
-    return await PrimaryPool(settings, {"application_name": "holdfast reads", **BY_KEY}, _leave_as_it_is)
-
-
 async def open_reads(settings: Settings) -> Reads:
-    """What only reads: from replicas where `replica_database_url` names some."""
+    """What only reads: from replicas where `replica_database_url` names some.
+
+    Its pool is as large as the other one. A connection that is given back is not put in order, which would take as long
+    as a single statement that reads does.
+    """
     server_settings = {"application_name": "holdfast reads", **BY_KEY}
     pool = await PrimaryPool(settings, server_settings, _leave_as_it_is)
     watch = pool.primary.watch

@@ -1,4 +1,4 @@
-"""The texts of the letters, in Traditional Chinese and in English, and the messages made of them. Nothing here does I/O.
+"""The texts of the letters, in Traditional Chinese and in English, and the messages made of them. No I/O in here.
 
 Nothing that a buyer has typed is in a letter: addresses are not proved at registration, so that a name could be an
 advertisement which we would send to a stranger.
@@ -44,13 +44,14 @@ def message_of(letter: Letter, content: Record, sender: Address) -> EmailMessage
     order = ids.encode(ids.ORDER, letter.order_id)
     message = EmailMessage(policy=SMTP)
     message["From"] = sender
-    message["To"] = Address(addr_spec=content["email"])
+    local, _, domain = content["email"].rpartition("@")
+    message["To"] = Address(username=local, domain=domain)
     message["Subject"] = " ".join(f"{_SUBJECTS[letter.kind]}: {content['name']}".split())
     message["Date"] = format_datetime(letter.occurred_at)
     message["Message-ID"] = f"<{letter.origin}.{order}@{sender.domain}>"
-    message["Content-Language"] = "zh-Hant, en"
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(body, cte="base64")
+    message["Content-Language"] = "zh-Hant, en"
     return message
 
 
@@ -66,12 +67,11 @@ def _body_of(kind: str, content: Record) -> str | None:
         texts = _OFF_AND_HELD if status in ("reserved", "cancelled") else None
     if texts is None:
         return None
-    with_tickets = kind == "order.confirmed"
     chinese, english = texts
-    return "\n".join(
-        [chinese, "", *_details_chinese(content, with_tickets=with_tickets), "", _RULE, ""]
-        + [english, "", *_details_english(content, with_tickets=with_tickets), ""]
-    )
+    is_confirmed = texts is _CONFIRMED
+    of_order = "\n".join(_details_chinese(content, with_tickets=is_confirmed))
+    in_english = "\n".join(_details_english(content, with_tickets=is_confirmed))
+    return f"{chinese}\n\n{of_order}\n\n{_RULE}\n\n{english}\n\n{in_english}\n"
 
 
 def _details_chinese(content: Record, *, with_tickets: bool) -> list[str]:

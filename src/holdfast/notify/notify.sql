@@ -18,8 +18,9 @@ RETURNING l.order_id, l.kind, l.origin, l.occurred_at, l.tries
 
 -- name: contents
 -- What the letters about some orders say, in the order of $1. A column of something that is gone is NULL.
-SELECT o.id AS order_id, o.status, o.total_amount, o.currency, o.quantities, o.unit_prices, t.tiers, p.ticket_ids,
-       p.ticket_tiers, e.name, e.venue_name, e.venue_address, e.starts_at, e.time_zone, e.status AS event_status, u.email
+SELECT o.id AS order_id, o.version, o.event_id, e.version AS event_version, o.status, o.total_amount, o.currency,
+       o.quantities, o.unit_prices, t.tiers, p.ticket_ids, p.ticket_tiers, e.name, e.venue_name, e.venue_address,
+       e.starts_at, e.time_zone, e.status AS event_status, u.email
 FROM unnest($1::uuid[]) WITH ORDINALITY AS a (id, ordinal)
 LEFT JOIN orders.orders o ON o.id = a.id
 LEFT JOIN tickets.events e ON e.id = o.event_id

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import structlog
 
 from holdfast.engines.database import AWAY, Connection, Pool, load_statements
-from holdfast.outbox.consume import Consumer, OutboxRow, wait
+from holdfast.outbox.consume import OutboxRow, Recorder, wait
 from holdfast.settings import Settings
 
 SQL = load_statements("holdfast.notify", "notify.sql")
 
+CONSUMER = "notify"
 _KINDS = ("order.confirmed", "event.cancelled")
 _USERS_MAX = 1000
 _ROWS_MAX = 5000
@@ -19,23 +20,23 @@ _FORGET_SECONDS = 3600
 _log = structlog.get_logger(__name__)
 
 
-def notify_consumer() -> Consumer:
+def notify_consumer() -> Recorder:
     """Notes a letter for each confirmed order, and each cancelled event for `announce_cancellations`.
 
     Nothing is sent here: a mail server that is slow or away must not hold up what is read.
     """
 
-    async def record(connection: Connection, rows: Sequence[OutboxRow]) -> None:
+    async def record(rows: Sequence[OutboxRow], connection: Connection) -> None:
         await connection.execute(
             SQL["record"],
-            ["-".join(map(str, row.position)) for row in rows],
+            [row.event_id for row in rows],
             [row.kind for row in rows],
             [row.subject for row in rows],
             [row.scope for row in rows],
             [row.occurred_at for row in rows],
         )
 
-    return Consumer("notify", _KINDS, record=record)
+    return Recorder(CONSUMER, _KINDS, record)
 
 
 async def announce_cancellations(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:

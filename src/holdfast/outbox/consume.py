@@ -143,7 +143,7 @@ async def _deliver_alone(
             reason = _reason(error)
         if attempt < tries_max - 1:
             await asyncio.sleep(min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2**attempt))
-    _log.error("dead letter", consumer=consumer.name, event=row.event_id, kind=row.kind, reason=reason)
+    _log.error("dead letter", consumer=consumer.name, event_id=row.event_id, kind=row.kind, reason=reason)
     await reading.bury(connection, index, reason)
     return True
 

@@ -1,7 +1,6 @@
 """What a consumer could not handle: kept in PostgreSQL until it is asked for, then handed to that consumer alone."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import structlog
@@ -9,6 +8,7 @@ import structlog
 from holdfast.engines.database import AWAY, Connection, Pool, load_statements
 from holdfast.errors import Busy
 from holdfast.outbox.consume import AnyConsumer, OutboxRow, Recorder, wait
+from holdfast.outbox.events import decode
 
 SQL = load_statements("holdfast.outbox", "dead_letters.sql")
 
@@ -16,9 +16,6 @@ _LOOK_SECONDS = 1.0
 _REASON_MAX = 500
 
 _log = structlog.get_logger(__name__)
-
-Decode = Callable[[bytes], OutboxRow]
-"""Reads an event as it stands in a log. Raises ValueError with the reason where it cannot."""
 
 
 class Letters(NamedTuple):
@@ -53,26 +50,26 @@ async def want_letters(pool: Pool, consumer: str | None) -> None:
 
 
 async def hand_over_wanted(
-    pool: Pool, consumer: AnyConsumer, stop: asyncio.Event, decode: Decode, look_seconds: float = _LOOK_SECONDS
+    pool: Pool, consumer: AnyConsumer, stop: asyncio.Event, look_seconds: float = _LOOK_SECONDS
 ) -> None:
     """Hands the dead letters that somebody asked for to their consumer, until `stop`. Any number may run."""
     while not stop.is_set():
         try:
-            while not stop.is_set() and await _hand_over_next(pool, consumer, decode):
+            while not stop.is_set() and await _hand_over_next(pool, consumer):
                 pass
         except (*AWAY, Busy) as error:
             _log.warning("dead letters wait", consumer=consumer.name, error=type(error).__name__)
         await wait(stop, look_seconds)
 
 
-async def _hand_over_next(pool: Pool, consumer: AnyConsumer, decode: Decode) -> bool:
+async def _hand_over_next(pool: Pool, consumer: AnyConsumer) -> bool:
     """False where none is wanted, or what the consumer needs is away: then it comes again after a minute."""
     letter = await pool.fetchrow(SQL["wanted"], consumer.name)
     if letter is None:
         return False
     key = (consumer.name, letter["event_id"])
     try:
-        row = _row_of(letter, decode)
+        row = _row_of(letter)
         if row.kind not in consumer.kinds:
             await pool.execute(SQL["handled"], *key)
         elif isinstance(consumer, Recorder):
@@ -87,16 +84,18 @@ async def _hand_over_next(pool: Pool, consumer: AnyConsumer, decode: Decode) -> 
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:_REASON_MAX]
-        _log.error("dead letter again", consumer=consumer.name, event=letter["event_id"], reason=reason)
+        _log.error("dead letter again", consumer=consumer.name, event_id=letter["event_id"], reason=reason)
         await pool.execute(SQL["failed_again"], *key, reason)
     else:
-        _log.info("dead letter handled", consumer=consumer.name, event=letter["event_id"])
+        _log.info("dead letter handled", consumer=consumer.name, event_id=letter["event_id"])
     return True
 
 
-def _row_of(letter: Any, decode: Decode) -> OutboxRow:
+def _row_of(letter: Any) -> OutboxRow:
     if letter["content"] is not None:
-        return decode(letter["content"])
+        row = decode(letter["content"])
+        assert row is not None, "every kind is wanted"
+        return row
     return OutboxRow(
         (letter["xid"], letter["number"]),
         letter["kind"],

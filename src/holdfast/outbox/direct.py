@@ -5,7 +5,7 @@ only transactions below the snapshot's xmin, among which no row can appear any m
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 
@@ -56,6 +56,27 @@ async def prune(pool: Pool, stop: asyncio.Event, poll_seconds: float) -> None:
             _log.warning("outbox not pruned", error=type(error).__name__)
         if deleted < PRUNE_MAX:
             await wait(stop, max(poll_seconds, 0.2))
+
+
+async def settle_readers(pool: Pool, readers: Collection[str], log_readers: Collection[str] = ()) -> None:
+    """Makes `readers` those who read the outbox, and whom pruning waits for; `log_readers` read a log instead.
+
+    Whoever is new begins where the first of those is who leave. A consumer that changes from the outbox to a log knows
+    what it has read already. For the way back the outbox and the log have to be read to their ends first.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        known = {row["name"] for row in await connection.fetch(SQL["readers"])}
+        entering, leaving = sorted(set(readers) - known), sorted(known - set(readers))
+        if leaving:
+            turning = sorted(set(leaving) & set(log_readers))
+            await connection.execute(SQL["remember_origins"], turning)
+            await connection.execute(SQL["begin_with_origins"], turning)
+        if entering:
+            await connection.execute(SQL["enter_in_place"], entering, leaving)
+        if leaving:
+            await connection.execute(SQL["leave"], leaving)
+    if entering or leaving:
+        _log.info("readers of the outbox", entering=entering, leaving=leaving)
 
 
 async def progress_of(connection: Connection, reader: str) -> Position:

@@ -10,6 +10,35 @@ FROM (SELECT 1) AS one LEFT JOIN (
 ) AS l ON true
 ON CONFLICT DO NOTHING
 
+-- name: readers
+-- Who reads the outbox, in the hands of whoever changes that.
+SELECT c.name FROM outbox.consumers c, pg_advisory_xact_lock(hashtextextended('holdfast readers', 0)) ORDER BY c.name
+
+-- name: remember_origins
+-- What these consumers ($1), who will read a log from now on, have read of the outbox itself.
+INSERT INTO outbox.positions (consumer, topic, partition, xid, number)
+SELECT c.name, '', -1, c.xid, c.id FROM outbox.consumers c WHERE c.name = ANY ($1::text[])
+ON CONFLICT (consumer, topic, partition) DO UPDATE SET xid = excluded.xid, number = excluded.number
+
+-- name: begin_with_origins
+-- Where they read a log before: what they have read of the outbox since is not new to them either.
+UPDATE outbox.positions p SET xid = o.xid, number = o.number
+FROM outbox.positions o
+WHERE o.consumer = p.consumer AND o.partition = -1 AND p.partition >= 0 AND p.consumer = ANY ($1::text[])
+  AND (p.xid, p.number) < (o.xid, o.number)
+
+-- name: enter_in_place
+-- New readers ($1) begin where the first of those is who leave ($2).
+INSERT INTO outbox.consumers (name, xid, id)
+SELECT n, coalesce(l.xid, '0'), coalesce(l.id, 0)
+FROM unnest($1::text[]) AS n LEFT JOIN (
+    SELECT c.xid, c.id FROM outbox.consumers c WHERE c.name = ANY ($2::text[]) ORDER BY c.xid, c.id LIMIT 1
+) AS l ON true
+ON CONFLICT DO NOTHING
+
+-- name: leave
+DELETE FROM outbox.consumers WHERE name = ANY ($1::text[])
+
 -- name: advance
 UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1
 

@@ -93,7 +93,7 @@ GRANT USAGE ON SCHEMA outbox TO holdfast_tickets, holdfast_orders, holdfast_work
 -- Which transaction a row is of, and its number, are PostgreSQL's to say.
 GRANT INSERT (kind, subject, version, scope) ON outbox.events TO holdfast_tickets, holdfast_orders, holdfast_workers;
 GRANT SELECT ON outbox.events TO holdfast_workers;
-GRANT SELECT, INSERT, UPDATE (xid, id) ON outbox.consumers TO holdfast_workers;
+GRANT SELECT, INSERT, DELETE, UPDATE (xid, id) ON outbox.consumers TO holdfast_workers;
 GRANT SELECT, INSERT, UPDATE (next_offset, xid, number) ON outbox.positions TO holdfast_workers;
 GRANT SELECT, INSERT, DELETE, UPDATE (reason, tries, wanted_at) ON outbox.dead_letters TO holdfast_workers;
 GRANT EXECUTE ON FUNCTION outbox.prune TO holdfast_workers;

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import structlog
 
 from holdfast.engines.database import AWAY, Connection, Pool
-from holdfast.outbox.consume import Consumer, OutboxRow, wait
+from holdfast.outbox.consume import OutboxRow, Recorder, wait
 from holdfast.settings import Settings
 from holdfast.stats.sales import SQL
 
@@ -17,10 +17,10 @@ _PAUSE_SECONDS = 3600
 _log = structlog.get_logger(__name__)
 
 
-def stats_consumer() -> Consumer:
+def stats_consumer() -> Recorder:
     """Counts each state change of an order once: in the transaction in which it is noted that it was counted."""
 
-    async def record(connection: Connection, rows: Sequence[OutboxRow]) -> None:
+    async def record(rows: Sequence[OutboxRow], connection: Connection) -> None:
         await connection.execute(
             SQL["record"],
             [row.position[0] for row in rows],
@@ -30,7 +30,7 @@ def stats_consumer() -> Consumer:
             [row.occurred_at for row in rows],
         )
 
-    return Consumer("stats", _KINDS, record=record)
+    return Recorder("stats", _KINDS, record)
 
 
 async def forget_sales(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:

@@ -29,7 +29,9 @@ def hosts_of(url: str) -> list[Host]:
         names, ports = query.get("host", [""])[-1], query.get("port", [""])[-1].split(",")
     if not names:
         return []
-    return [_host(text, (ports[index : index + 1] or ports[:1] or [""])[0]) for index, text in enumerate(names.split(","))]
+    return [
+        _host(text, (ports[index : index + 1] or ports[:1] or [""])[0]) for index, text in enumerate(names.split(","))
+    ]
 
 
 def _host(text: str, port: str) -> Host:

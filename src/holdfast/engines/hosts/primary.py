@@ -165,7 +165,7 @@ class PrimaryPool(_Pool):
         )
         self.primary.join(self)
 
-    def acquire(self, *, timeout: float | None = None) -> "_Borrowed":  # noqa: ASYNC109  # asyncpg's own
+    def acquire(self, *, timeout: float | None = None) -> "_Borrowed":  # asyncpg's own
         """A connection for a while."""
         return _Borrowed(self, self._patience if timeout is None else timeout)
 

@@ -12,10 +12,8 @@ import asyncpg
 
 from holdfast.engines.hosts.connection import AWAY
 from holdfast.engines.hosts.position import ANYTHING, LATEST, LogPosition, show_position
-from holdfast.engines.hosts.primary import PrimaryPool
 from holdfast.engines.hosts.replicas import Replicas
 from holdfast.errors import Busy
-from holdfast.settings import Settings
 
 
 class Reads:
@@ -54,6 +52,11 @@ class Reads:
             return show_position(await self._log_position.now())
         except AWAY:
             return None
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether any were given, in whatever state they are."""
+        return self._replicas is not None
 
     async def close(self) -> None:
         """Lets the connections go."""

@@ -119,7 +119,8 @@ CREATE TABLE notify.announcements (
 COMMENT ON TABLE notify.announcements IS
     'Cancelled events whose buyers are still being written to, in the order of their ids, and how far that has come.';
 
--- Notes the letters that a batch of state changes asks for. Each only once, however often it comes.
+-- Notes the letters that a batch of state changes asks for. Each only once, however often it comes; but one that failed is
+-- due again when what asked for it is handed over again.
 CREATE FUNCTION notify.record(
     p_origins text[], p_kinds text[], p_subjects uuid[], p_events uuid[], p_moments timestamptz[]
 ) RETURNS void LANGUAGE sql AS $$
@@ -127,7 +128,9 @@ CREATE FUNCTION notify.record(
     SELECT DISTINCT ON (a.subject) a.subject, a.kind, a.origin, a.moment
     FROM unnest(p_origins, p_kinds, p_subjects, p_moments) AS a (origin, kind, subject, moment)
     WHERE a.kind = 'order.confirmed' ORDER BY a.subject, a.moment
-    ON CONFLICT DO NOTHING;
+    ON CONFLICT (order_id, kind) DO UPDATE
+    SET due_at = clock_timestamp(), tries = 0, outcome = NULL, reply_code = NULL, ended_at = NULL
+    WHERE letters.outcome IN ('refused', 'given_up');
     INSERT INTO notify.announcements (event_id, origin, occurred_at)
     SELECT DISTINCT ON (a.event_id) a.event_id, a.origin, a.moment
     FROM unnest(p_origins, p_kinds, p_events, p_moments) AS a (origin, kind, event_id, moment)
@@ -140,27 +143,29 @@ $$;
 -- Two may run: each takes another event.
 CREATE FUNCTION notify.announce(p_limit integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    found notify.announcements;
+    under_way notify.announcements;
     users uuid[];
 BEGIN
-    SELECT a.* INTO found FROM notify.announcements a LIMIT 1 FOR UPDATE SKIP LOCKED;
+    SELECT a.* INTO under_way FROM notify.announcements a LIMIT 1 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
     SELECT array_agg(c.user_id ORDER BY c.user_id) INTO users FROM (
-        SELECT c.user_id FROM orders.user_tickets c WHERE c.event_id = found.event_id AND c.user_id > found.after_user
+        SELECT c.user_id FROM orders.user_tickets c WHERE c.event_id = under_way.event_id AND c.user_id > under_way.after_user
         ORDER BY c.user_id LIMIT p_limit
     ) AS c;
     IF users IS NULL THEN
-        DELETE FROM notify.announcements a WHERE a.event_id = found.event_id;
+        DELETE FROM notify.announcements a WHERE a.event_id = under_way.event_id;
         RETURN 1;
     END IF;
     INSERT INTO notify.letters (order_id, kind, origin, occurred_at)
-    SELECT o.id, 'event.cancelled', found.origin, found.occurred_at
+    SELECT o.id, 'event.cancelled', under_way.origin, under_way.occurred_at
     FROM unnest(users) AS u (id) JOIN orders.orders o ON o.user_id = u.id
-    WHERE o.event_id = found.event_id
-      AND (o.status IN ('reserved', 'confirmed') OR o.status = 'cancelled' AND o.ended_at >= found.occurred_at)
-    ON CONFLICT DO NOTHING;
-    UPDATE notify.announcements a SET after_user = users[cardinality(users)] WHERE a.event_id = found.event_id;
+    WHERE o.event_id = under_way.event_id
+      AND (o.status IN ('reserved', 'confirmed') OR o.status = 'cancelled' AND o.ended_at >= under_way.occurred_at)
+    ON CONFLICT (order_id, kind) DO UPDATE
+    SET due_at = clock_timestamp(), tries = 0, outcome = NULL, reply_code = NULL, ended_at = NULL
+    WHERE letters.outcome IN ('refused', 'given_up');
+    UPDATE notify.announcements a SET after_user = users[cardinality(users)] WHERE a.event_id = under_way.event_id;
     RETURN cardinality(users);
 END $$;
