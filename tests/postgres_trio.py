@@ -71,9 +71,7 @@ class Trio:
         self._folder = folder
         password = secrets.token_hex(16)
         self.nodes = {
-            name: Node(
-                name, PostgresServer(folder / name, folder, folder / f"{name}.log", password, port=free_port())
-            )
+            name: Node(name, PostgresServer(folder / name, folder, folder / f"{name}.log", password, port=free_port()))
             for name in NAMES
         }
         self.primary = self.nodes["ann"]
@@ -114,9 +112,7 @@ class Trio:
     async def follow(self, name: str) -> None:
         """Has a standby follow the present primary, which then waits for it."""
         node = self.nodes[name]
-        await run_on(
-            self.url("postgres", name), f"ALTER SYSTEM SET primary_conninfo = '{self._conninfo(name)}'"
-        )
+        await run_on(self.url("postgres", name), f"ALTER SYSTEM SET primary_conninfo = '{self._conninfo(name)}'")
         await run_on(self.url("postgres", name), "SELECT pg_reload_conf()")
         await self.wait_for_standbys(name)
         assert node is not self.primary
@@ -124,7 +120,9 @@ class Trio:
     async def require(self, *names: str) -> None:
         """Has the primary's commits wait for one of these."""
         wanted = f"ANY 1 ({', '.join(names)})" if names else ""
-        await run_on(self.url("postgres", self.primary.name), f"ALTER SYSTEM SET synchronous_standby_names = '{wanted}'")
+        await run_on(
+            self.url("postgres", self.primary.name), f"ALTER SYSTEM SET synchronous_standby_names = '{wanted}'"
+        )
         await run_on(self.url("postgres", self.primary.name), "SELECT pg_reload_conf()")
 
     async def wait_for_standbys(self, *names: str) -> None:
