@@ -17,6 +17,8 @@ from holdfast.engines.valkey_server import ValkeyServer
 from holdfast.schema.migrate import migrate
 from holdfast.settings import Settings
 
+pytest_plugins = ("kafka_house",)
+
 TEMPLATE = "template_holdfast"
 
 
