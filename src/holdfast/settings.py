@@ -4,8 +4,10 @@
 is refused at start with the sentence that mends it.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -35,7 +37,11 @@ class Settings(BaseSettings):
     smtp_url: SecretStr = SecretStr("")
     """smtp://user:password@host:port, or smtps://. Empty: nobody is written to."""
     signing_key_file: Path | None = None
-    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`."""
+    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`. Of a process
+    without the auth service the public halves will do, or `jwks_url`."""
+    jwks_url: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where tickets and orders learn the auth service's keys: http(s)://…/.well-known/jwks.json. Several, separated by
+    commas, are asked in turn."""
     database_connections_max: int = Field(default=8, ge=4, le=200)
     """Pooled connections of one process, beside one for each batch writer."""
     database_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
@@ -150,10 +156,29 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=5.0, gt=0, le=600)
     idempotency_retention_seconds: int = Field(default=7 * 86400, ge=86400)
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("gate_url")
+    @classmethod
+    def _gate_hosts(cls, value: SecretStr) -> SecretStr:
+        for url in each_host(value.get_secret_value()):
+            parts = urlsplit(url)
+            try:
+                if url and not (parts.scheme in ("valkey", "redis") and parts.hostname and parts.port != 0):
+                    raise ValueError
+            except ValueError as error:
+                raise ValueError("write valkey://:password@host:port, several hosts separated by commas") from error
+        return value
+
+    @field_validator("trusted_proxies", "jwks_url", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _over_http(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"https?://[^\s/]+(/\S*)?", url) for url in value):
+            raise ValueError("is http://host/.well-known/jwks.json, or several of them separated by commas")
+        return value
 
     @field_validator("house_time_zone")
     @classmethod
@@ -175,6 +200,14 @@ class Settings(BaseSettings):
         if self.journal_seconds_max >= self.lease_seconds and self.lease_seconds > 1:
             raise ValueError("journal_seconds_max must be below lease_seconds, or a lease ends while its order is made")
         return self
+
+
+def each_host(url: str) -> list[str]:
+    """A URL with several hosts, separated by commas, as a URL for each."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    return [f"{scheme}{separator}{login}{at}{host.strip()}{slash}{path}" for host in hosts.split(",")]
 
 
 def load_settings(**given: object) -> Settings:

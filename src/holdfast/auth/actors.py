@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from holdfast.auth.identity import authorization_of, signed_in
-from holdfast.auth.tokens import Identity, Tokens
+from holdfast.auth.tokens import Identity, Verifier
 from holdfast.errors import refuse
 
 IsAdministrator = Callable[[UUID], Awaitable[bool]]
@@ -24,12 +24,12 @@ class Actor(NamedTuple):
 class Callers:
     """Who calls: their token's role, and for administrators the database's word too."""
 
-    def __init__(self, tokens: Tokens, is_administrator: IsAdministrator) -> None:
+    def __init__(self, tokens: Verifier, is_administrator: IsAdministrator) -> None:
         self.organiser = self._organiser_dependency(tokens)
         self._tokens = tokens
         self._is_administrator = is_administrator
 
-    def _organiser_dependency(self, tokens: Tokens) -> Callable[[Identity], Awaitable[Actor]]:
+    def _organiser_dependency(self, tokens: Verifier) -> Callable[[Identity], Awaitable[Actor]]:
         async def organiser(identity: Annotated[Identity, Depends(signed_in(tokens))]) -> Actor:
             actor = await self._actor(identity)
             if actor is None:
@@ -41,7 +41,7 @@ class Callers:
     async def anyone(self, request: Request) -> Actor | None:
         """The organiser or administrator who calls, None for everyone else."""
         authorization = authorization_of(request)
-        return None if authorization is None else await self._actor(self._tokens.verify(authorization))
+        return None if authorization is None else await self._actor(await self._tokens.identify(authorization))
 
     async def _actor(self, identity: Identity) -> Actor | None:
         if identity.role == "organiser":

@@ -28,6 +28,7 @@ COMMANDS = {
     "rush": "rush",
     "doctor": "doctor",
     "bench": "bench",
+    "gateway": "gateway",
 }
 """Each command, or group of commands, and the module that registers it. One line adds a command."""
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from holdfast import ids
 from holdfast.auth.actors import Actor, Callers, IsAdministrator
-from holdfast.auth.tokens import Tokens
+from holdfast.auth.tokens import Verifier
 from holdfast.errors import refuse
 from holdfast.stats.sales import (
     CURSOR_LENGTH,
@@ -29,7 +29,7 @@ Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 Cursor = Annotated[str | None, Query(description="The next_cursor of the page before.", max_length=CURSOR_LENGTH)]
 
 
-def sales_routes(sales: SalesReader, tokens: Tokens, is_administrator: IsAdministrator) -> APIRouter:
+def sales_routes(sales: SalesReader, tokens: Verifier, is_administrator: IsAdministrator) -> APIRouter:
     """The route."""
     router = APIRouter()
     callers = Callers(tokens, is_administrator)

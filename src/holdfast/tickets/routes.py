@@ -14,7 +14,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from holdfast import ids
 from holdfast.auth.actors import Actor, Callers, IsAdministrator
-from holdfast.auth.tokens import Tokens
+from holdfast.auth.position import Since
+from holdfast.auth.tokens import Verifier
 from holdfast.errors import Busy, refuse
 from holdfast.tickets.catalogue import Catalogue
 from holdfast.tickets.event_fields import CAPACITY_MAX
@@ -38,7 +39,7 @@ _MEDIA_TYPES: dict[str, Format] = {
 }
 
 
-def ticket_routes(catalogue: Catalogue, tokens: Tokens, is_administrator: IsAdministrator) -> APIRouter:
+def ticket_routes(catalogue: Catalogue, tokens: Verifier, is_administrator: IsAdministrator) -> APIRouter:
     """All routes of this service."""
     router = APIRouter()
     caller = Callers(tokens, is_administrator)
@@ -60,22 +61,29 @@ def _add_reading(router: APIRouter, catalogue: Catalogue, caller: Callers) -> No
         place: Words = None,
         from_: Annotated[Day, Query(alias="from")] = None,
         to: Day = None,
+        *,
+        since: Since,
     ) -> Response:
         """Published events in the order of their start, and what of them a search finds."""
         found = read_search(q, place, from_, to, zone)
-        return _json(await catalogue.published(found, read_cursor(cursor), limit))
+        return _json(await catalogue.published(found, read_cursor(cursor), limit, since))
 
     @router.get("/organiser/events", response_model=EventPage, tags=["organisers"])
     async def list_own_events(
-        actor: Annotated[Actor, Depends(caller.organiser)], limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+        actor: Annotated[Actor, Depends(caller.organiser)],
+        since: Since,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
     ) -> Response:
         """The caller's events, drafts and cancelled ones too."""
-        return _json(await catalogue.of_organiser(actor.user_id, read_cursor(cursor), limit))
+        return _json(await catalogue.of_organiser(actor.user_id, read_cursor(cursor), limit, since))
 
     @router.get("/events/{event_id}", response_model=ManagedEvent | Event, tags=["events"])
-    async def read_event(event_id: str, actor: Annotated[Actor | None, Depends(caller.anyone)]) -> Response:
+    async def read_event(
+        event_id: str, actor: Annotated[Actor | None, Depends(caller.anyone)], since: Since
+    ) -> Response:
         """One event. Its organiser and administrators see its tiers too, and it while it is a draft."""
-        return _json(await catalogue.event(_event(event_id), actor))
+        return _json(await catalogue.event(_event(event_id), actor, since))
 
 
 def _add_events(router: APIRouter, catalogue: Catalogue, caller: Callers) -> None:
