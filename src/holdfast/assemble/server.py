@@ -1,5 +1,6 @@
 """One server process: the services of its roles, wired to the engines."""
 
+import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 
@@ -17,12 +18,14 @@ from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.history import History
 from holdfast.orders.reserve import Reserve
+from holdfast.orders.warm import orders_ready
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.tickets.availability import fresh_availability
 from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
+from holdfast.tickets.warm import GetReady, keep_warm
 
 _GARBAGE_THRESHOLD = 50_000
 
@@ -40,6 +43,8 @@ class House:
         self.entry: Entry | None = None
         """There once it is open."""
         self._closers: list[Callable[[], Awaitable[None] | None]] = []
+        self._services: list[GetReady] = []
+        """What gets ready for a sale before it opens."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
@@ -62,13 +67,17 @@ class House:
         if "tickets" in self._roles:
             catalogue = await open_catalogue(settings, pool)
             routers.append(ticket_routes(catalogue, auth.tokens, auth.accounts.is_administrator))
-            tickets = TicketRoutes(fresh_availability(settings, pool))
+            availability = fresh_availability(settings, pool)
+            self._services.append(availability.get_each)
+            tickets = TicketRoutes(availability)
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
             table |= await self._open_orders(pool, auth)
         api = build_api(settings, routers)
         table["GET", "/openapi.json"] = openapi_handler(api, self._roles)
         self.entry = Entry(api, table, settings)
+        if self._services:
+            self._keep_warm(pool)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
         gc.collect()
         gc.freeze()
@@ -84,6 +93,16 @@ class House:
             if closing is not None:
                 await closing
 
+    def _keep_warm(self, pool: Pool) -> None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(keep_warm(self._settings, pool, self._services, stop), name="warm-up")
+
+        async def end() -> None:
+            stop.set()
+            await asyncio.wait([task])
+
+        self._closers.append(end)
+
     async def _open_orders(self, pool: Pool, auth: Auth) -> dict[tuple[str, str], Handler]:
         settings = self._settings
         gate = Gate(settings)
@@ -92,6 +111,7 @@ class House:
         reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads))
         confirm = Confirm(settings, pool, Sandbox(settings))
         cancel = Cancel(settings)
+        self._services.append(orders_ready(reserve, confirm, cancel))
         self._closers += [reads.close, gate.close, cancel.drain, confirm.drain, reserve.drain]
         routes = OrderRoutes(
             settings, auth.tokens, auth.accounts.is_administrator, reserve, confirm, cancel, History(reads)
