@@ -124,6 +124,7 @@ table     stats.sales                 UPDATE(held,released,sold,sold_late,revenu
 table     stats.sales                 DELETE                                            workers
 table     stats.begun_with            SELECT                                            workers
 function  stats.record                EXECUTE                                           workers
+function  stats.record_outbox         EXECUTE                                           workers
 
 table     notify.letters              SELECT                                            workers
 table     notify.letters              INSERT                                            workers

@@ -40,7 +40,7 @@ RUNS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
     ("holdfast.outbox", "relay.sql"): {"*": ("workers",)},
     ("holdfast.outbox", "positions.sql"): {"*": ("workers",)},
     ("holdfast.outbox", "dead_letters.sql"): {"*": ("workers",)},
-    ("holdfast.stats", "stats.sql"): {"record": ("workers",), "forget": ("workers",), "*": ("tickets",)},
+    ("holdfast.stats", "stats.sql"): {"record*": ("workers",), "forget": ("workers",), "*": ("tickets",)},
     ("holdfast.notify", "notify.sql"): {"*": ("workers",)},
     ("holdfast.engines.hosts", "hosts.sql"): {"*": SERVICES},
 }

@@ -105,7 +105,7 @@ GRANT USAGE ON SCHEMA stats TO holdfast_tickets, holdfast_workers;
 GRANT SELECT ON stats.sales TO holdfast_tickets;
 GRANT SELECT, INSERT, DELETE, UPDATE (held, released, sold, sold_late, revenue) ON stats.sales TO holdfast_workers;
 GRANT SELECT ON stats.begun_with TO holdfast_workers;
-GRANT EXECUTE ON FUNCTION stats.record TO holdfast_workers;
+GRANT EXECUTE ON FUNCTION stats.record, stats.record_outbox TO holdfast_workers;
 
 -- A letter says what was bought, and goes to its buyer's address.
 GRANT USAGE ON SCHEMA notify TO holdfast_workers;
