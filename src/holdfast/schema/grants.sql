@@ -104,7 +104,7 @@ GRANT USAGE ON SCHEMA stats TO holdfast_tickets, holdfast_workers;
 GRANT SELECT ON stats.sales TO holdfast_tickets;
 GRANT SELECT, INSERT, DELETE, UPDATE (held, released, sold, sold_late, revenue) ON stats.sales TO holdfast_workers;
 GRANT SELECT ON stats.begun_with TO holdfast_workers;
-GRANT EXECUTE ON FUNCTION stats.record TO holdfast_workers;
+GRANT EXECUTE ON FUNCTION stats.record, stats.record_outbox TO holdfast_workers;
 
 -- A letter says what was bought, and goes to its buyer's address.
 GRANT USAGE ON SCHEMA notify TO holdfast_workers;
@@ -112,7 +112,7 @@ GRANT SELECT, INSERT, DELETE, UPDATE (due_at, tries, outcome, reply_code, ended_
 GRANT SELECT, INSERT, DELETE, UPDATE (after_user) ON notify.announcements TO holdfast_workers;
 GRANT EXECUTE ON FUNCTION notify.record, notify.announce TO holdfast_workers;
 GRANT SELECT (id, email) ON auth.users TO holdfast_workers;
-GRANT SELECT (name, venue_name, venue_address, starts_at, time_zone) ON tickets.events TO holdfast_workers;
+GRANT SELECT (name, venue_name, venue_address, starts_at, time_zone, version) ON tickets.events TO holdfast_workers;
 GRANT SELECT (id, name) ON tickets.tiers TO holdfast_workers;
 GRANT SELECT (id, order_id, tier_id) ON orders.tickets TO holdfast_workers;
 
