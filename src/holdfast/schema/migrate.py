@@ -10,9 +10,11 @@ from pathlib import Path
 
 import asyncpg
 
+from holdfast.engines.hosts.connection import connect_to_primary
 from holdfast.errors import Mendable
 
 _FOLDER = Path(__file__).parent
+_CONNECT_SECONDS = 60.0
 _LOCK = 0x686F6C64  # "hold"
 
 
@@ -32,7 +34,7 @@ async def current_revision(connection: "asyncpg.Connection[asyncpg.Record]") -> 
 
 async def migrate(database_url: str) -> list[str]:
     """Runs what is missing; answers the revisions it ran. Raises Mendable for a database of a newer release."""
-    connection = await asyncpg.connect(database_url)
+    connection = await connect_to_primary(database_url, timeout=_CONNECT_SECONDS)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         current = await current_revision(connection)
