@@ -13,7 +13,7 @@ from holdfast.settings import Settings
 
 DIRECT = ("payments", "cancellations")
 """Consumers that read the outbox itself in either shape: money and stock do not wait for Kafka."""
-THROUGH_LOG = ("gate",)
+THROUGH_LOG = ("gate", "stats", "notify")
 """Consumers that read what is published, where there is a Kafka."""
 
 _log = structlog.get_logger(__name__)
@@ -26,7 +26,14 @@ def is_published(settings: Settings) -> bool:
 
 def readers(settings: Settings) -> tuple[str, ...]:
     """Who reads the outbox in this configuration: pruning waits for them, and for nobody else."""
-    return DIRECT + (LANE_NAMES if is_published(settings) else THROUGH_LOG)
+    if is_published(settings):
+        return DIRECT + LANE_NAMES
+    return DIRECT + tuple(name for name in THROUGH_LOG if name != "notify" or is_mailed(settings))
+
+
+def is_mailed(settings: Settings) -> bool:
+    """Whether buyers are written to."""
+    return bool(settings.smtp_url.get_secret_value())
 
 
 async def run_consumer(settings: Settings, pool: Pool, consumer: AnyConsumer, stop: asyncio.Event) -> None:

@@ -61,6 +61,10 @@ class KafkaBroker:
 
     def launch(self) -> None:
         """Starts the process, formatting its folder the first time; does not wait until it answers."""
+        self._child = launch(self.prepare(), self.folder, self.log)
+
+    def prepare(self) -> list[str]:
+        """Makes the folder ready, with nothing running in it: the command that runs the broker there."""
         self.stop(hurry=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "server.properties").write_text(self._properties())
@@ -69,7 +73,7 @@ class KafkaBroker:
         command = [java(), *_JAVA, "-Dlog4j2.configurationFile=log4j2.properties", "-cp", f"{jars()}/*"]
         if not (self.folder / "data" / "meta.properties").exists():
             self._format([*command, "-Xmx64m"])
-        self._child = launch([*command, self._heap, "kafka.Kafka", "server.properties"], self.folder, self.log)
+        return [*command, self._heap, "kafka.Kafka", "server.properties"]
 
     def start(self) -> None:
         """Starts the process and waits until the broker answers."""

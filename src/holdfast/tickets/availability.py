@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from holdfast import clock, ids
-from holdfast.engines.database import Pool
+from holdfast.engines.database import Reads
 from holdfast.outbox.events import StockData, TierStock
 from holdfast.settings import Settings
 from holdfast.tickets.fresh import Fresh
@@ -63,12 +63,12 @@ class AvailabilitySnapshot(NamedTuple):
     """When names, prices and states were read, on the monotonic clock."""
 
 
-def fresh_availability(settings: Settings, pool: Pool) -> Fresh[AvailabilitySnapshot]:
-    """The availabilities, at most `availability_seconds` old."""
+def fresh_availability(settings: Settings, reads: Reads) -> Fresh[AvailabilitySnapshot]:
+    """The availabilities, at most `availability_seconds` old, and as much older as a replica may be."""
 
     async def load(event_id: UUID) -> AvailabilitySnapshot | None:
         read_at = clock.monotonic_seconds()
-        rows = await pool.fetch(SQL["availability"], event_id)
+        rows = await reads.fetch(SQL["availability"], event_id)
         if not rows:
             return None
         tiers = tuple(
