@@ -3,7 +3,7 @@ clusters that are none."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -63,8 +63,13 @@ async def placed(desk: Desk, cluster: ValkeyCluster) -> list[Placed]:
 
 async def fail_over(master: ClusterNode, replica: ClusterNode) -> None:
     """The replica takes its master's place, with all that it has, as an operator has it done."""
-    assert replica.ask("CLUSTER", "FAILOVER") == "OK"
-    await until("the replica is the master", lambda: replica.follows() is None and master.follows() is not None)
+    for _ in range(4):
+        assert replica.ask("CLUSTER", "FAILOVER") == "OK"
+        with suppress(AssertionError):
+            # It is given up after five seconds: the others vote only once in a while.
+            await until("it is", lambda: replica.follows() is None and master.follows() is not None, 6)
+            return
+    raise AssertionError("the replica does not become the master")
 
 
 async def sells_through(desk: Desk, event: Event, node: ClusterNode) -> None:
@@ -239,7 +244,7 @@ async def test_wrong_set_ups_are_said_and_sold_beside(
         assert "no connection" in said
     alone = f"{engines.valkey.url},127.0.0.1:{engines.valkey.port}"
     async with selling_beside(settings, pool, alone) as (_, said):
-        assert "they are not one cluster" in said
+        assert "this is no node of a cluster" in said
 
     async def talk_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
