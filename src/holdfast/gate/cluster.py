@@ -27,6 +27,8 @@ ASKED_MAX = 16
 PORT = 6379
 
 _SOON_SECONDS = 0.1
+_ALONE = ("cluster support disabled", "unknown command", "NOPERM")
+"""How a server says that it is no node of a cluster, or none that would tell us of it."""
 _NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 """What comes of an answer that no node of a cluster gives."""
 
@@ -184,7 +186,8 @@ class Nodes:
         """None where it does not answer, for which a master is kept away from."""
         try:
             view = await _ask(node)
-        except (WireError, ReplyError, *_NONSENSE) as error:
+        except (WireError, ReplyError, *_NONSENSE) as failure:
+            error = WireError("it does not speak as a gate does") if isinstance(failure, _NONSENSE) else failure
             if node in self.masters:
                 node.trip(self._retry_seconds, error)
             elif not self.masters:
@@ -241,7 +244,7 @@ async def _ask(node: Node) -> _View:
     try:
         said = _fields(await node.wire.call("CLUSTER", "INFO"))
     except ReplyError as error:
-        if "cluster support disabled" not in str(error):
+        if not any(sign in str(error) for sign in _ALONE):
             raise
         return _View(node, False, 0, None)
     ranges = [
