@@ -1,17 +1,15 @@
 -- name: next_epoch
 -- Begins a load: the epoch that the gate will have. NULL where the event has no gate (it is a draft).
-UPDATE tickets.gates SET epoch = epoch + 1, loaded_in = NULL WHERE event_id = $1 RETURNING epoch
+SELECT tickets.begin_load($1)
 
 -- name: loaded
 -- Ends a load: the snapshot that the gate's content was read in, and the node that has it. Outbox rows visible in it are
 -- already in the gate.
-UPDATE tickets.gates SET loaded_in = $3::text::pg_snapshot, node = $4 WHERE event_id = $1 AND epoch = $2
+SELECT tickets.end_load($1, $2, $3::text::pg_snapshot, $4)
 
 -- name: given_up
--- Declares the gate's content of an epoch void, wherever it is: another epoch begins, which nothing was loaded for. Outbox
--- rows visible by now need not be told to anybody, since whatever is loaded later has them.
-UPDATE tickets.gates SET epoch = epoch + 1, loaded_in = pg_current_snapshot(), node = ''
-WHERE event_id = $1 AND epoch = $2
+-- Declares the gate's content of an epoch void, wherever it is.
+SELECT tickets.give_up_load($1, $2)
 
 -- name: snapshot
 SELECT pg_current_snapshot()::text

@@ -32,7 +32,16 @@ _OFFERS_MAX = 4096
 class Reserve:
     """Makes orders. One instance per process."""
 
-    def __init__(self, settings: Settings, pool: Pool, gate: Gate, sales: Fresh[Sale]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        gate: Gate,
+        sales: Fresh[Sale],
+        mark: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> None:
+        self._mark = mark
+        """Where the log ends now, asked once for a batch; None where no reader needs to know."""
         self._gate = gate
         self._sales = sales
         self._offers: dict[Basket, Offer] = {}
@@ -180,6 +189,10 @@ class Reserve:
                 given_back.append(reservation)
         self._leases.settle(settled)
         self._leases.give_back(given_back)
+        if self._mark is not None:
+            position = await self._mark()
+            for written in answers:
+                written.position = position
         return answers
 
     async def _look_up(self, batch: list[Reservation]) -> Sequence[_Step]:

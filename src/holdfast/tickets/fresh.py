@@ -54,6 +54,16 @@ class Fresh(Generic[Snapshot]):
         for event_id in event_ids:
             await self.get(event_id)
 
+    def last(self, event_id: UUID) -> Snapshot | None:
+        """The last snapshot, fresh or not; None where nobody has asked of late."""
+        kept = self._kept.get(event_id)
+        return kept[1] if kept is not None else None
+
+    def put(self, event_id: UUID, snapshot: Snapshot) -> None:
+        """Keeps a snapshot that came by itself. One that is being read counts as older."""
+        self._loading.pop(event_id, None)
+        self._kept[event_id] = (monotonic_seconds() + self._seconds, snapshot)
+
     def drop(self, event_id: UUID) -> None:
         """Forgets a snapshot that is known to be out of date, and one that is being read."""
         self._kept.pop(event_id, None)
