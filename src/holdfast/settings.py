@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     # Statistics and mail
     stats_retention_days: int = Field(default=400, ge=1, le=3650)
     """How long the sales of a minute are kept."""
+    stats_poll_seconds: float = Field(default=1.0, gt=0, le=60)
+    """How often sales are counted where there is no Kafka: the more at once, the less each costs."""
     mail_from: str = "tickets@localhost"
     """The sender's address, alone or as `Name <address>`."""
     mail_connections_max: int = Field(default=2, ge=1, le=20)

@@ -86,11 +86,11 @@ class House:
             # An import makes the house organiser: a start needs no engine.
             catalogue = Catalogue(settings, pool, reads)
             routers.append(ticket_routes(catalogue, tokens, is_administrator))
-            routers.append(sales_routes(SalesReader(pool), tokens, is_administrator))
+            routers.append(sales_routes(SalesReader(reads), tokens, is_administrator))
             availability = fresh_availability(settings, reads)
-            self._services.append(availability.get_each)
             if settings.kafka_url.get_secret_value():
                 self._follow_inventory(AvailabilityFeed(availability))
+            self._services.append(availability.get_each)
             tickets = TicketRoutes(availability)
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
@@ -102,7 +102,7 @@ class House:
             documented = [
                 *routers,
                 ticket_routes(catalogue, tokens, is_administrator),
-                sales_routes(SalesReader(pool), tokens, is_administrator),
+                sales_routes(SalesReader(reads), tokens, is_administrator),
             ]
             documented_roles = frozenset(ROLES)
         table["GET", "/openapi.json"] = openapi_handler(
@@ -126,16 +126,6 @@ class House:
             if closing is not None:
                 await closing
 
-    def _keep_warm(self, pool: Pool) -> None:
-        stop = asyncio.Event()
-        task = asyncio.create_task(keep_warm(self._settings, pool, self._services, stop), name="warm-up")
-
-        async def end() -> None:
-            stop.set()
-            await asyncio.wait([task])
-
-        self._closers.append(end)
-
     def _follow_inventory(self, feed: AvailabilityFeed) -> None:
         # Kafka's client is not loaded where there is no Kafka.
         from holdfast.outbox.inventory_feed import follow_inventory
@@ -146,6 +136,16 @@ class House:
         async def end() -> None:
             stop.set()
             await following
+
+        self._closers.append(end)
+
+    def _keep_warm(self, pool: Pool) -> None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(keep_warm(self._settings, pool, self._services, stop), name="warm-up")
+
+        async def end() -> None:
+            stop.set()
+            await asyncio.wait([task])
 
         self._closers.append(end)
 

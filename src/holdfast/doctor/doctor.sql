@@ -1,7 +1,7 @@
 -- name: server
 SELECT current_setting('server_version_num')::integer AS version_number, current_setting('server_version') AS version,
        current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
-       current_setting('full_page_writes') AS full_page_writes, pg_is_in_recovery() AS is_replica
+       current_setting('full_page_writes') AS full_page_writes
 
 -- name: guards
 -- Which of the constraints ($1) and unique indexes ($2) that guard the sale are not there, or not valid.
