@@ -231,7 +231,7 @@ def _consumer(row: Any) -> Check:
             name,
             False,
             f"{unread} unread, the oldest for {age:.0f} s",
-            f"see that `holdfast work {worker}` runs and what its log says; a transaction that stays open holds it up too",
+            f"see that `holdfast work {worker}` runs and what its log says; an open transaction holds it up too",
         )
     return Check(name, True, f"{unread} unread")
 
