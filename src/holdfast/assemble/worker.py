@@ -30,6 +30,8 @@ from holdfast.stats.record import count_sales, forget_sales, stats_consumer
 
 WORKERS = ("expiry", "relay", "payments", "stats", "notify", "reconcile")
 
+_USE_THE_GATE = frozenset({"relay", "reconcile"})
+
 _log = structlog.get_logger(__name__)
 
 
@@ -41,7 +43,8 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
     mail = mail_server(settings) if "notify" in names else None
     pool = await open_pool(settings)
     gate = Gate(settings)
-    await gate.open()
+    if names & _USE_THE_GATE:
+        await gate.open()
     provider = Sandbox(settings)
     confirm = Confirm(settings, pool, provider)
     loops: dict[str, list[Coroutine[object, object, None]]] = {name: [] for name in names}

@@ -51,13 +51,14 @@ GRANT SELECT, INSERT, DELETE, UPDATE (name, price_amount, currency, imported) ON
 -- What is held and sold is moved by the functions below alone.
 GRANT SELECT, INSERT (tier_id, event_id, capacity, opens_at, closes_at, state),
       UPDATE (capacity, opens_at, closes_at, state) ON tickets.stock TO holdfast_tickets;
-GRANT INSERT (event_id, epoch) ON tickets.gates TO holdfast_tickets;
+GRANT SELECT, INSERT (event_id, epoch) ON tickets.gates TO holdfast_tickets;
 
 -- The sale as admission sees it; the gate's content and epoch.
 GRANT SELECT (id, status, hold_seconds, tickets_per_user_max) ON tickets.events TO holdfast_orders;
 GRANT SELECT (id, event_id, name, price_amount, currency) ON tickets.tiers TO holdfast_orders;
 GRANT SELECT (id, status) ON tickets.events TO holdfast_workers;
 GRANT SELECT ON tickets.stock, tickets.gates TO holdfast_orders, holdfast_workers;
+GRANT UPDATE (warm_until) ON tickets.gates TO holdfast_workers;
 
 GRANT EXECUTE ON FUNCTION tickets.hold, tickets.try_hold TO holdfast_orders;
 GRANT EXECUTE ON FUNCTION tickets.lock_stock TO holdfast_tickets, holdfast_orders;
