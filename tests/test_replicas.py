@@ -18,6 +18,7 @@ from holdfast.settings import Settings
 from house import PASSWORD, House, done, open_house, refused
 from postgres_trio import Trio, run_on, until
 
+
 @pytest.fixture
 async def spread(trio: Trio, engines: Engines) -> AsyncIterator[Settings]:
     """Settings of a process that reads from replicas, on a fresh database."""
@@ -88,7 +89,9 @@ async def test_what_only_reads_asks_a_replica(house: House, trio: Trio) -> None:
     for who, path in await paths(house):
         await trio.caught_up(*trio.standbys)
         done(await house.ask(who, "GET", path))
-        assert await asked(trio, house, trio.primary.name) <= {"tickets.tiers"}, path  # the sale's snapshot, which decides a price
+        assert await asked(trio, house, trio.primary.name) <= {"tickets.tiers"}, (
+            path
+        )  # the sale's snapshot, which decides a price
 
 
 async def test_control_without_replicas_the_primary_is_asked(spread: Settings, own_pool: Pool, trio: Trio) -> None:
