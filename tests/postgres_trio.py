@@ -1,4 +1,4 @@
-"""A primary and two standbys that stream from it: PostgreSQL on three loopback ports, to be frozen, killed and promoted.
+"""A primary and two standbys that stream from it: PostgreSQL on three loopback ports, to be frozen and killed.
 
 Commits wait for one of the two standbys (`ANY 1`), as on a real cluster. Who is promoted and who follows whom is done
 here by hand; on a real cluster Patroni does it.

@@ -86,7 +86,7 @@ class House:
             # An import makes the house organiser: a start needs no engine.
             catalogue = Catalogue(settings, pool, reads)
             routers.append(ticket_routes(catalogue, tokens, is_administrator))
-            routers.append(sales_routes(SalesReader(pool), tokens, is_administrator))
+            routers.append(sales_routes(SalesReader(reads), tokens, is_administrator))
             availability = fresh_availability(settings, reads)
             if settings.kafka_url.get_secret_value():
                 self._follow_inventory(AvailabilityFeed(availability))
@@ -102,7 +102,7 @@ class House:
             documented = [
                 *routers,
                 ticket_routes(catalogue, tokens, is_administrator),
-                sales_routes(SalesReader(pool), tokens, is_administrator),
+                sales_routes(SalesReader(reads), tokens, is_administrator),
             ]
             documented_roles = frozenset(ROLES)
         table["GET", "/openapi.json"] = openapi_handler(

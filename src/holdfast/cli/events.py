@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(_events)
     group.command("import")(import_file)
     group.command("list")(list_events)
+    group.command("redrive")(redrive)
     group.command("warm")(warm_events)
     app.add_typer(group, name="events")
 
@@ -95,6 +96,45 @@ def list_events(data: DataOption = DATA_DEFAULT, as_json: JsonOption = False) ->
         for event in events
     ]
     report({"data": events}, lines or ["There are no events yet: `holdfast events import FILE`."], as_json=as_json)
+
+
+def redrive(
+    data: DataOption = DATA_DEFAULT,
+    consumer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the dead letters of this consumer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand dead letters to their consumers again.
+
+    A dead letter is a change that a consumer could not handle. Each is handed over within seconds, to that consumer
+    alone; what fails again stays a dead letter.
+    """
+    settings = settings_of(data)
+
+    async def body() -> list[dict[str, object]]:
+        from holdfast.engines.database import open_pool
+        from holdfast.outbox.dead_letters import count_letters, want_letters
+
+        pool = await open_pool(settings)
+        try:
+            if not dry_run:
+                await want_letters(pool, consumer)
+            return [one._asdict() for one in await count_letters(pool, consumer)]
+        finally:
+            await pool.close()
+
+    from holdfast.engines.database import AWAY
+
+    try:
+        found = asyncio.run(body())
+    except AWAY as error:
+        raise Mendable("The database does not answer: look whether it is well, and run this again.") from error
+    lines = [f"{one['consumer']}: {one['letters']} dead letters, the reason of one: {one['reason']}" for one in found]
+    if found and not dry_run:
+        lines.append("They are handed over again; --dry-run tells what is left.")
+    report({"data": found, "dry_run": dry_run}, lines or ["There are no dead letters."], as_json=as_json)
 
 
 def warm_events(

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,7 +30,7 @@ from holdfast.engines.private_engines import free_port
 from holdfast.engines.processes import Process
 from holdfast.errors import Mendable
 
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 10.0
 
 # Any 16 bytes in base 64; brokers of another one are refused by each other.
@@ -60,6 +61,10 @@ class KafkaBroker:
 
     def launch(self) -> None:
         """Starts the process, formatting its folder the first time; does not wait until it answers."""
+        self._child = launch(self.prepare(), self.folder, self.log)
+
+    def prepare(self) -> list[str]:
+        """Makes the folder ready, with nothing running in it: the command that runs the broker there."""
         self.stop(hurry=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "server.properties").write_text(self._properties())
@@ -68,7 +73,7 @@ class KafkaBroker:
         command = [java(), *_JAVA, "-Dlog4j2.configurationFile=log4j2.properties", "-cp", f"{jars()}/*"]
         if not (self.folder / "data" / "meta.properties").exists():
             self._format([*command, "-Xmx64m"])
-        self._child = launch([*command, self._heap, "kafka.Kafka", "server.properties"], self.folder, self.log)
+        return [*command, self._heap, "kafka.Kafka", "server.properties"]
 
     def start(self) -> None:
         """Starts the process and waits until the broker answers."""
@@ -190,8 +195,9 @@ class KafkaServers:
     def start(self) -> None:
         """Starts all and waits until each knows of all. On failure none is left."""
         try:
-            for broker in self.brokers:
-                broker.launch()
+            with ThreadPoolExecutor() as pool:
+                for _ in pool.map(KafkaBroker.launch, self.brokers):
+                    pass
             for broker in self.brokers:
                 broker.wait(START_SECONDS_MAX, len(self.brokers))
         except BaseException:
