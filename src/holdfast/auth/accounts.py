@@ -117,8 +117,7 @@ class Accounts:
 
     async def is_administrator(self, user_id: UUID) -> bool:
         """Whether the database, now, says so."""
-        row = await self._row("role", user_id)
-        return row is not None and row["role"] == "admin"
+        return bool((await self._row("is_administrator", user_id))[0])
 
     async def change_role(self, user_id: UUID, role: Role) -> User:
         """Gives a user another role. Raises not_found, and invalid_state for the last administrator.

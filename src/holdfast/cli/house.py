@@ -115,7 +115,7 @@ class _House:
                 task.cancel()
             await asyncio.wait({starting})
             self._listener.close()
-            await supervisor.stop(hurry, self._settings.drain_seconds)
+            await supervisor.stop(hurry, self._settings.drain_notice_seconds + self._settings.drain_seconds)
             self._nursery.close()
         self._list.say("Stopped")
 

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 
+import structlog
 import uvloop
 
 from holdfast.assemble import WORKERS, build_app, run_workers
@@ -14,6 +15,8 @@ from holdfast.door.server import serve
 from holdfast.settings import Settings, load_settings
 
 ALL_WORKERS = frozenset(WORKERS)
+
+_log = structlog.get_logger(__name__)
 
 
 def be_server(descriptors: Sequence[int]) -> None:
@@ -36,14 +39,36 @@ KINDS: Kinds = {"server": be_server, "worker": be_worker}
 
 
 async def work_until_told(settings: Settings, names: frozenset[str], parent_pipe: int | None = None) -> None:
-    """Runs workers until SIGINT, SIGTERM or the end of the pipe."""
+    """Runs workers until SIGINT, SIGTERM or the end of the pipe; then each finishes its step, within `drain_seconds` or
+    not at all. A second signal ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    was_told = False
+
+    def be_told(number: int) -> None:
+        nonlocal was_told
+        if was_told:
+            os._exit(128 + number)
+        was_told = True
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, be_told, number)
     if parent_pipe is not None:
         loop.add_reader(parent_pipe, _when_readable, parent_pipe, stop)
-    await run_workers(settings, names, stop)
+    watching = asyncio.create_task(_end_in_time(stop, settings.drain_seconds))
+    try:
+        await run_workers(settings, names, stop)
+    finally:
+        watching.cancel()
+
+
+async def _end_in_time(stop: asyncio.Event, seconds: float) -> None:
+    await stop.wait()
+    await asyncio.sleep(seconds)
+    _log.error("a worker's step has not ended in time", drain_seconds=seconds)
+    # Every step may be cut off anywhere; an exception would wait for its end.
+    os._exit(1)
 
 
 def _when_readable(parent_pipe: int, stop: asyncio.Event) -> None:

@@ -14,6 +14,8 @@ class Worker(StrEnum):
     EXPIRY = "expiry"
     RELAY = "relay"
     PAYMENTS = "payments"
+    NOTIFY = "notify"
+    STATS = "stats"
     RECONCILE = "reconcile"
     ALL = "all"
 

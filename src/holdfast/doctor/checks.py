@@ -180,6 +180,13 @@ async def _invariants(settings: Settings, connection: Connection) -> list[Check]
             "see that `holdfast work expiry` runs",
         ),
         *map(_consumer, await rows("outbox")),
+        _none(
+            "dead letters",
+            [f"{row['letters']} of {row['consumer']}: {row['reason']}" for row in await rows("dead_letters")],
+            "none",
+            "consumers could not handle something",
+            "mend what the reason says, then run `holdfast events redrive`",
+        ),
         Check("payments", True, "none is left open")
         if not open_payments
         else Check(

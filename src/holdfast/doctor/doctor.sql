@@ -70,6 +70,11 @@ SELECT c.name, count(e.id) AS unread,
 FROM outbox.consumers c LEFT JOIN outbox.events e ON (e.xid, e.id) > (c.xid, c.id)
 GROUP BY c.name ORDER BY c.name
 
+-- name: dead_letters
+-- What consumers could not handle.
+SELECT d.consumer, count(*) AS letters, min(d.reason) AS reason FROM outbox.dead_letters d
+GROUP BY d.consumer ORDER BY d.consumer
+
 -- name: payments
 -- Payments that have been without an end for more than $1 seconds.
 SELECT count(*) FROM orders.payments p

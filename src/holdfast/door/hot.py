@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from holdfast import ids
-from holdfast.auth.tokens import Identity, Tokens
+from holdfast.auth.tokens import Identity, KeyUnknown, Verifier
 from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Mark, Request, decode, marked
 from holdfast.errors import Refusal, refuse
 from holdfast.orders.basket import Basket, basket_of
@@ -103,7 +103,7 @@ class OrderRoutes:
     def __init__(
         self,
         settings: Settings,
-        tokens: Tokens,
+        tokens: Verifier,
         is_administrator: Callable[[UUID], Awaitable[bool]],
         reserve: Reserve,
         confirm: Confirm,
@@ -122,7 +122,11 @@ class OrderRoutes:
 
     def create(self, request: Request) -> Later | Awaitable[Answer]:
         """POST /orders/create"""
-        identity, key = self._admit(request)
+        try:
+            identity = self._tokens.verify(request.authorization)
+        except KeyUnknown:
+            return self._create_when_identified(request)
+        key = self._admit(identity, request)
         request.check_json()
         basket = _read_basket(request.body())
         held = self._turnstile.hold(identity.user_id, "create", key)
@@ -139,6 +143,15 @@ class OrderRoutes:
         self._turnstile.let_go(held)
         written = reply.result()
         return written.refusal or self._answer_created(written, identity)
+
+    async def _create_when_identified(self, request: Request) -> Answer:
+        """The same, where the token's key has to be asked for first."""
+        identity = await self._tokens.identify(request.authorization)
+        key = self._admit(identity, request)
+        request.check_json()
+        basket = _read_basket(request.body())
+        held = self._turnstile.hold(identity.user_id, "create", key)
+        return await self._create_when_read(identity, key, basket, held)
 
     async def _create_when_read(
         self, identity: Identity, key: str, basket: Basket, held: tuple[UUID, str, str]
@@ -158,7 +171,8 @@ class OrderRoutes:
 
     async def confirm(self, request: Request) -> Answer:
         """POST /orders/{order_id}/confirm"""
-        identity, key = self._admit(request)
+        identity = await self._tokens.identify(request.authorization)
+        key = self._admit(identity, request)
         request.check_json()
         asked = decode(_confirm_decoder, request.body())
         order_id = _order_id(request.path_id)
@@ -168,7 +182,8 @@ class OrderRoutes:
 
     async def cancel(self, request: Request) -> Answer:
         """POST /orders/{order_id}/cancel"""
-        identity, key = self._admit(request)
+        identity = await self._tokens.identify(request.authorization)
+        key = self._admit(identity, request)
         body = request.body()
         if body:
             request.check_json()
@@ -180,7 +195,7 @@ class OrderRoutes:
 
     async def read(self, request: Request) -> Answer:
         """GET /orders/{id}: an order, or a user's orders"""
-        identity = self._tokens.verify(request.authorization)
+        identity = await self._tokens.identify(request.authorization)
         user_id = ids.decode(ids.USER, request.path_id)
         if user_id is not None:
             asked = request.query("limit", "cursor")
@@ -195,10 +210,9 @@ class OrderRoutes:
             raise refuse("not_found")
         return Answer(200, JSON + NO_STORE, _encode(order))
 
-    def _admit(self, request: Request) -> tuple[Identity, str]:
-        identity = self._tokens.verify(request.authorization)
+    def _admit(self, identity: Identity, request: Request) -> str:
         self._turnstile.admit(identity.user_id)
-        return identity, request.idempotency_key()
+        return request.idempotency_key()
 
     async def _sees_all(self, identity: Identity) -> bool:
         return identity.role == "admin" and await self._is_administrator(identity.user_id)

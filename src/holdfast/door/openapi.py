@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document of every route: FastAPI's own, and the hot ones in front of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -36,13 +36,13 @@ _IF_NONE_MATCH = {
 _CURSOR = {"name": "cursor", "in": "query", "schema": {"type": "string"}}
 
 
-def openapi_handler(api: Any, roles: frozenset[str]) -> Handler:
-    """GET /openapi.json. The document is made when it is first asked for."""
+def openapi_handler(routed: Callable[[], dict[str, Any]], roles: frozenset[str]) -> Handler:
+    """GET /openapi.json: FastAPI's own document, and the hot routes of these roles. It is made when first asked for."""
     document: list[bytes] = []
 
     def openapi(_: Request) -> Answer:
         if not document:
-            document.append(msgspec.json.encode(_document(api.openapi(), roles)))
+            document.append(msgspec.json.encode(_document(routed(), roles)))
         return Answer(200, JSON + NO_CACHE, document[0])
 
     return openapi

@@ -99,6 +99,16 @@ class DoorProtocol(HttpToolsProtocol):
 
     settings: Settings
     hot: "Callable[[], Entry | None]"
+    is_ending = False
+    """Whether this process is about to end: every answer then is the last one on its connection."""
+
+    @classmethod
+    def give_notice(cls) -> None:
+        """This process is about to end."""
+        cls.is_ending = True
+        entry = cls.hot()
+        if entry is not None:
+            entry.ready = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -123,6 +133,7 @@ class DoorProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         status, head, body = answer
+        keep_alive = keep_alive and not self.is_ending
         end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
         self.transport.write(b"".join((STATUS_LINE[status], _joined(self.server_state), head, end, body)))
         if not keep_alive:
@@ -224,6 +235,11 @@ class DoorProtocol(HttpToolsProtocol):
         if self._idle_clock is None:
             self._idle_clock = self.loop.call_later(self.timeout_keep_alive, self._end_idle)
 
+    def shutdown(self) -> None:
+        """No new connections are taken: this one ends too, after the request that is under way or on its way."""
+        if not self._head_open or self._answer_due():
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         """uvicorn's answer to what its parser refuses, or to what a callback of ours raised."""
         self._refuse("headers_too_large" if self._head_bytes > self.settings.header_bytes_max else "bad_request")
@@ -248,6 +264,8 @@ class DoorProtocol(HttpToolsProtocol):
         self.headers += headers
         self.expect_100_continue = _expects_continue(fields_of(headers))
         super().on_headers_complete()
+        if self.is_ending and not self.pipeline:
+            self.cycle.keep_alive = False
 
     def _begin(self, cycle: HotCycle) -> None:
         task = cycle.begin()

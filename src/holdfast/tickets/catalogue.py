@@ -9,12 +9,12 @@ contradict, the capacity, is judged by the CHECK of the stock's row alone.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from holdfast import ids
+from holdfast.auth.actors import Actor
 from holdfast.engines.database import Connection, Pool, Reads, transaction
 from holdfast.engines.hosts.position import ANYTHING, LATEST
 from holdfast.errors import Fault, Invalid, Refusal, refuse
@@ -44,13 +44,6 @@ _CONSTRAINTS: dict[str, Callable[[], Refusal]] = {
 }
 
 _ALL_EVENTS_PAGE = 1_000
-
-
-class Actor(NamedTuple):
-    """Who acts on the catalogue: an organiser on their own events, an administrator on everyone's."""
-
-    user_id: UUID
-    is_administrator: bool
 
 
 class Catalogue:
