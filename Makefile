@@ -14,6 +14,8 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 # pip asks an installed rustc for its version, and rustup then makes itself a home.
 export RUSTUP_HOME := $(CURDIR)/.venv/cache/rustup
+# Kafka's jars, where a test or `holdfast cluster` needs them.
+export HOLDFAST_CACHE_DIR := $(CURDIR)/.venv/cache/holdfast
 
 BIN := .venv/bin
 UV := $(BIN)/uv
@@ -21,7 +23,7 @@ RUN := .venv/.run-stamp
 DEV := .venv/.dev-stamp
 TOOLS := .venv/.tools-stamp
 
-.PHONY: help up setup setup-dev test test-slow check bench format lock clean
+.PHONY: help up setup setup-dev test test-slow cluster-test check bench format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +31,7 @@ help:
 	@echo "make test       run the tests, engines included; make test-slow runs the long ones"
 	@echo "make check      format, lint, types, import rules, tests: what CI runs"
 	@echo "make bench      measure how fast it is here, with audit and plots (ARGS='reserve --seconds 5', --list: the cases)"
+	@echo "make cluster-test  kill, freeze and cut off parts of a cluster under load (ARGS='primary-kill --runs 5', --list)"
 	@echo "make format     put the code in form"
 	@echo "make lock       renew the locks from pyproject.toml"
 	@echo "make clean      remove .venv (data folders stay)"
@@ -55,6 +58,9 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow"
+
+cluster-test: setup-dev
+	@exec $(BIN)/holdfast drill $(ARGS)
 
 bench: setup-dev
 	@exec $(BIN)/holdfast bench $(ARGS)

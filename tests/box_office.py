@@ -19,7 +19,8 @@ from holdfast.orders.confirm import Confirm
 from holdfast.orders.order import ConfirmOrder, CreateOrder, LineAsked, Order
 from holdfast.orders.reserve import Reserve
 from holdfast.orders.workers import cancellations_consumer, payments_consumer
-from holdfast.outbox.consume import SQL, Consumer, step
+from holdfast.outbox.consume import AnyConsumer
+from holdfast.outbox.direct import SQL, progress_of, step
 from holdfast.payments.provider import Provider, Sandbox
 from holdfast.settings import Settings
 from holdfast.tickets.fresh import Fresh
@@ -121,12 +122,10 @@ async def open_desk(
             await drain()
 
 
-async def consume_all(pool: Pool, consumer: Consumer) -> None:
+async def consume_all(pool: Pool, consumer: AnyConsumer) -> None:
     """Reads the outbox to its end for one consumer, as its owner would."""
     async with pool.acquire() as connection:
-        row = await connection.fetchrow(SQL["progress"], consumer.name)
-        assert row is not None
-        position = (row["xid"], row["id"])
+        position = await progress_of(connection, consumer.name)  # type: ignore[arg-type]
         for _ in range(100):
             looked_at, reached = await step(connection, consumer, position)  # type: ignore[arg-type]
             if not looked_at and not await connection.fetch(SQL["rows"], *reached, 1, consumer.kinds):

@@ -16,6 +16,9 @@ from holdfast.engines.postgres_server import PostgresServer
 from holdfast.engines.valkey_server import ValkeyServer
 from holdfast.schema.migrate import migrate
 from holdfast.settings import Settings
+from postgres_trio import Trio, running_trio
+
+pytest_plugins = ("kafka_house",)
 
 TEMPLATE = "template_holdfast"
 
@@ -63,6 +66,20 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     finally:
         postgres.stop()
         valkey.stop()
+
+
+@pytest.fixture(scope="session")
+def running_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    """A primary and two standbys, for the whole session."""
+    with running_trio(tmp_path_factory.mktemp("trio")) as trio:
+        yield trio
+
+
+@pytest.fixture
+async def trio(running_three: Trio) -> AsyncIterator[Trio]:
+    """A primary and two standbys, all of them well."""
+    yield running_three
+    await running_three.heal()
 
 
 @pytest.fixture

@@ -1,188 +1,157 @@
-"""The house as separate services: processes of `holdfast serve auth|tickets|orders` behind a gateway, and its cast."""
+"""The services as processes of their own, as many of each as a test wants, each with its own role and settings."""
 
-import asyncio
-import os
-import secrets
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import Any
 
-import asyncpg
 import httpx
 
-from conftest import free_port
-from holdfast.auth.tokens import Tokens
-from holdfast.gateway import Address
-from holdfast.settings import ENV_PREFIX, Settings
-from house import CAST, _seat
-from running_gateway import Gateway, plan_of, running
+from house import PASSWORD, done
+from running_up import environment_of
+from service_roles import Logins
 
-if TYPE_CHECKING:
-    from conftest import Engines
-
-READY_SECONDS_MAX = 90
-NOTICE_SECONDS = 2
-DRAIN_SECONDS = 10
+START_SECONDS_MAX = 90
+END_SECONDS_MAX = 60
+SERVING = re.compile(r"Serving \w+ on (http://\S+)")
 
 
 class Process:
-    """One process of a service, always on the same port."""
+    """One `holdfast serve …` or `holdfast work …`."""
 
-    def __init__(self, role: str, settings: Settings, folder: Path) -> None:
-        self.role = role
-        self.port = free_port()
-        self.log = folder / f"{role}-{self.port}.log"
-        self._environment = _environment(settings)
-        self._folder = folder
-        self.child: subprocess.Popen[bytes] | None = None
+    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._url = ""
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "holdfast.cli.main", *arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=dict(environment),
+            )  # fmt: skip
 
-    def start(self) -> None:
-        """Starts it, and does not wait."""
-        command = [sys.executable, "-m", "holdfast.cli.main", "serve", self.role, "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self.child = subprocess.Popen(
-                command, cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    def is_ready(self) -> bool:
-        """Whether it takes requests."""
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def wait_ready(self) -> None:
-        """Waits until it takes requests."""
-        deadline = time.monotonic() + READY_SECONDS_MAX
-        while not self.is_ready():
-            assert self.child is not None
-            assert self.child.poll() is None, self.log.read_text()
+    @property
+    def url(self) -> str:
+        """Where it serves, once it is ready."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not self._url:
+            assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
+            found = SERVING.search(self.log.read_text())
+            if found is None or not _is_ready(found[1]):
+                time.sleep(0.02)
+                continue
+            self._url = found[1]
+        return self._url
 
-    def send(self, number: int) -> None:
-        """Signals it."""
-        assert self.child is not None
-        self.child.send_signal(number)
+    def stop(self) -> int:
+        """Asks it to end; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(END_SECONDS_MAX)
 
-    def wait(self) -> int:
-        """Waits until it has ended."""
-        assert self.child is not None
-        return self.child.wait(NOTICE_SECONDS + DRAIN_SECONDS + READY_SECONDS_MAX)
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.process.kill()
+        self.process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class Split:
+    """The processes of one test. None but those of auth is told where the private keys are."""
+
+    def __init__(self, roles: Logins, folder: Path) -> None:
+        self._roles = roles
+        self._folder = folder
+        self.signing_key_file = roles.owner.signing_key_file
+        self.processes: list[Process] = []
+        self.jwks_url = ""
+
+    def serve(self, service: str, **settings: str) -> Process:
+        """One replica more of a service, on any port."""
+        port = settings.pop("port", "0")
+        if service == "auth":
+            settings = {"signing_key_file": str(self.signing_key_file)} | settings
+        else:
+            settings = {"jwks_url": self.jwks_url} | settings
+        if service == "orders":
+            settings = {"gate_url": self._roles.owner.gate_url.get_secret_value()} | settings
+        return self._start(service, ["serve", service, "--port", port], settings)
+
+    def work(self, worker: str, **settings: str) -> Process:
+        """One worker process more."""
+        settings = {"gate_url": self._roles.owner.gate_url.get_secret_value()} | settings
+        return self._start("workers", ["work", worker], settings)
+
+    def _start(self, service: str, arguments: list[str], settings: Mapping[str, str]) -> Process:
+        given = {"database_url": self._roles.urls[service]} | dict(settings)
+        environment = environment_of(self._folder / "home")
+        environment |= {f"HOLDFAST_{name.upper()}": value for name, value in given.items()}
+        name = f"{arguments[1]}-{len(self.processes) + 1}"
+        process = Process(name, arguments, environment, self._folder)
+        self.processes.append(process)
+        return process
 
     def stop(self) -> None:
-        """Kills it, if it still runs."""
-        if self.child is not None and self.child.poll() is None:
-            self.child.kill()
-            self.child.wait()
-
-    def __str__(self) -> str:
-        return f"{self.role} on {self.port}"
-
-
-class SplitHouse:
-    """Services behind a gateway, on real engines."""
-
-    def __init__(self, settings: Settings, gateway: Gateway, processes: list[Process], users: dict[str, UUID]) -> None:
-        self.settings = settings
-        self.gateway = gateway
-        self.processes = processes
-        self.users = users
-        self.tokens = Tokens(settings)
-
-    def of(self, role: str) -> list[Process]:
-        """The processes of a service."""
-        return [process for process in self.processes if process.role == role]
-
-    def headers(self, who: str, key: str | None = None) -> dict[str, str]:
-        """The headers of one of the cast, with an Idempotency-Key."""
-        headers = {"Authorization": f"Bearer {self.tokens.issue(self.users[who], CAST[who])}"}
-        return headers if key is None else headers | {"Idempotency-Key": key}
-
-    def wait_healthy(self, role: str, number: int) -> None:
-        """Waits until the gateway sends requests to so many processes of a service."""
-        deadline = time.monotonic() + READY_SECONDS_MAX
-        while self.gateway.healthy(role) != number:
-            assert time.monotonic() < deadline, f"{self.gateway.healthy(role)} of {role} are healthy, not {number}"
-            time.sleep(0.02)
-
-    def restart(self, process: Process) -> int:
-        """Ends one process with SIGTERM and starts it anew, as a rolling update does; the exit status."""
-        process.send(signal.SIGTERM)
-        status = process.wait()
-        process.start()
-        process.wait_ready()
-        self.wait_healthy(process.role, len(self.of(process.role)))
-        return status
+        """Asks all that run to end, and sees that they end well and had nothing to regret."""
+        running = [one for one in self.processes if one.process.poll() is None]
+        for one in running:
+            one.process.send_signal(signal.SIGTERM)
+        for one in running:
+            # A server hands the signal on to itself when all has ended.
+            assert one.process.wait(END_SECONDS_MAX) in (0, -signal.SIGTERM), one.log.read_text()
+        for one in self.processes:
+            log = one.log.read_text()
+            assert "Traceback" not in log, log
+            assert "dead letter" not in log, log
 
 
 @contextmanager
-def split_house(
-    engines: "Engines", folder: Path, *, auth: int = 1, tickets: int = 1, orders: int = 2, **changed: Any
-) -> Iterator[SplitHouse]:
-    """So many processes of each service, with a database of their own."""
-    name = f"split_{secrets.token_hex(6)}"
-    asyncio.run(_administer(engines, f"CREATE DATABASE {name} TEMPLATE template_holdfast"))
-    given: dict[str, Any] = {
-        "database_url": engines.postgres.url(name),
-        "gate_url": engines.valkey.url,
-        "signing_key_file": engines.signing_key_file,
-        "trusted_proxies": ("127.0.0.1",),
-        "drain_notice_seconds": NOTICE_SECONDS,
-        "drain_seconds": DRAIN_SECONDS,
-        "user_purchases_per_second": 1000,
-        "user_purchases_burst": 1000,
-        # The tests' own load is no measurement: what it takes on a busy machine must not look like a fault.
-        "database_timeout_seconds": 20.0,
-        **changed,
-    }
-    settings = Settings(**given)
-    counts = {"auth": auth, "tickets": tickets, "orders": orders}
-    processes = [Process(role, settings, folder) for role, count in counts.items() for _ in range(count)]
-    with ExitStack() as stack:
-        stack.callback(lambda: asyncio.run(_administer(engines, f"DROP DATABASE {name} WITH (FORCE)")))
-        for process in processes:
-            process.start()
-            stack.callback(process.stop)
-        users = asyncio.run(_users(engines.postgres.url(name)))
-        for process in processes:
-            process.wait_ready()
-        addresses: dict[str, Sequence[Address]] = {
-            role: [Address("127.0.0.1", process.port) for process in processes if process.role == role]
-            for role in counts
-        }
-        fast: dict[str, Any] = {"address_requests_per_second": 50_000, "user_requests_per_second": 10_000}
-        gateway = stack.enter_context(running(plan_of(settings, addresses, **fast), folder))
-        yield SplitHouse(settings, gateway, processes, users)
+def split_house(roles: Logins, folder: Path) -> Iterator[Split]:
+    """No process yet; none is left afterwards."""
+    folder.mkdir(exist_ok=True)
+    split = Split(roles, folder)
+    try:
+        yield split
+        split.stop()
+    finally:
+        for one in split.processes:
+            if one.process.poll() is None:
+                one.kill()
 
 
-async def _administer(engines: "Engines", statement: str) -> None:
-    connection = await asyncpg.connect(engines.postgres.url("postgres"))
-    await connection.execute(statement)
-    await connection.close()
+class Person:
+    """Somebody with an access token."""
+
+    def __init__(self, auth_url: str, name: str, *, register: bool = True) -> None:
+        self._auth_url = auth_url
+        self._credentials = {"email": f"{name}@house.example", "password": PASSWORD}
+        if register:
+            done(httpx.post(f"{auth_url}/users/register", json=self._credentials, timeout=60), 201)
+        self.headers: dict[str, str] = {}
+        self.log_in()
+
+    def log_in(self, auth_url: str | None = None) -> None:
+        """Gets a new token."""
+        reply = httpx.post(f"{auth_url or self._auth_url}/users/login", json=self._credentials, timeout=60)
+        self.headers = {"Authorization": f"Bearer {done(reply)['access_token']}"}
+
+    def ask(self, method: str, url: str, key: str = "", **request: Any) -> httpx.Response:
+        """One request."""
+        headers = self.headers | ({"Idempotency-Key": key} if key else {})
+        return httpx.request(method, url, headers=headers, timeout=60, **request)
 
 
-async def _users(database_url: str) -> dict[str, UUID]:
-    async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
-        return await _seat(pool)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    given = {
-        "database_url": settings.database_url.get_secret_value(),
-        "gate_url": settings.gate_url.get_secret_value(),
-        "signing_key_file": str(settings.signing_key_file),
-        "trusted_proxies": ",".join(settings.trusted_proxies),
-        **{
-            name: str(getattr(settings, name))
-            for name in settings.model_fields_set - {"database_url", "gate_url", "signing_key_file", "trusted_proxies"}
-        },
-    }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "PYTEST_"))}
-    return kept | {ENV_PREFIX + name.upper(): value for name, value in given.items()}
+def environment_given(process: Process) -> str:
+    """The environment that a process was started with."""
+    return Path(f"/proc/{process.process.pid}/environ").read_text()

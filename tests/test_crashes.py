@@ -117,6 +117,7 @@ def rush_through(tmp_path: Path, victims: list[str]) -> None:
     assert up.everything() == []
 
 
+@pytest.mark.slow
 def test_every_process_is_killed_once_in_the_middle_of_a_rush(tmp_path: Path) -> None:
     rush_through(tmp_path, ["server", "valkey", "worker", "postgresql"])
 

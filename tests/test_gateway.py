@@ -17,29 +17,29 @@ from holdfast import ids
 from holdfast.clock import monotonic_seconds
 from holdfast.rush.http_client import Client, UnansweredError
 from house import PASSWORD, asking, done, refused, tier
-from split_house import SplitHouse, split_house
+from gated_house import GatedHouse, gated_house
 
 if TYPE_CHECKING:
     from conftest import Engines
 
 
 @pytest.fixture(scope="module")
-def house(engines: "Engines", tmp_path_factory: pytest.TempPathFactory) -> Iterator[SplitHouse]:
-    with split_house(engines, tmp_path_factory.mktemp("split")) as opened:
+def house(engines: "Engines", tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatedHouse]:
+    with gated_house(engines, tmp_path_factory.mktemp("split")) as opened:
         yield opened
 
 
 @pytest.fixture
-def client(house: SplitHouse) -> Iterator[httpx.Client]:
+def client(house: GatedHouse) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=house.gateway.url, timeout=60) as opened:
         yield opened
 
 
-def _direct(house: SplitHouse, role: str, path: str, method: str = "GET", **request: Any) -> httpx.Response:
+def _direct(house: GatedHouse, role: str, path: str, method: str = "GET", **request: Any) -> httpx.Response:
     return httpx.request(method, f"http://127.0.0.1:{house.of(role)[0].port}{path}", timeout=60, **request)
 
 
-def _event(house: SplitHouse, client: httpx.Client, capacity: int = 100, **fields: Any) -> dict[str, Any]:
+def _event(house: GatedHouse, client: httpx.Client, capacity: int = 100, **fields: Any) -> dict[str, Any]:
     body = {"name": "Concert", "starts_at": "2099-03-01T19:30:00+08:00", "tiers": [tier(capacity=capacity)], **fields}
     olga = house.headers("olga")
     event = done(client.post("/events", json=body, headers=olga), 201)
@@ -55,7 +55,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
             yield method.upper(), path, bool(operation.get("security"))
 
 
-def test_every_route_goes_to_its_owner(house: SplitHouse, client: httpx.Client) -> None:
+def test_every_route_goes_to_its_owner(house: GatedHouse, client: httpx.Client) -> None:
     """Every operation of the whole document, asked without a token: the log tells who answered."""
     document = done(client.get("/openapi.json"))
     owned = {role: set(done(_direct(house, role, "/openapi.json"))["paths"]) for role in ("tickets", "orders")}
@@ -79,7 +79,7 @@ def test_every_route_goes_to_its_owner(house: SplitHouse, client: httpx.Client) 
     assert len(at_the_edge) == sum(secured for _, _, secured in _operations(document))
 
 
-def test_what_is_refused_sounds_the_same_with_and_without(house: SplitHouse, client: httpx.Client) -> None:
+def test_what_is_refused_sounds_the_same_with_and_without(house: GatedHouse, client: httpx.Client) -> None:
     expired = "Bearer x.y.z"
     for role, method, path, headers in (
         ("orders", "POST", "/orders/create", {}),
@@ -106,7 +106,7 @@ def test_what_is_refused_sounds_the_same_with_and_without(house: SplitHouse, cli
         assert told[0] == told[1], (method, path)
 
 
-def test_a_body_too_large_sounds_the_same(house: SplitHouse, client: httpx.Client) -> None:
+def test_a_body_too_large_sounds_the_same(house: GatedHouse, client: httpx.Client) -> None:
     content = b"x" * (house.settings.body_bytes_max + 1)
     headers = house.headers("alice", "key") | {"Content-Type": "application/json"}
     told = [
@@ -122,7 +122,7 @@ def test_a_body_too_large_sounds_the_same(house: SplitHouse, client: httpx.Clien
 # A sale
 
 
-def test_the_eight_endpoints(house: SplitHouse, client: httpx.Client) -> None:
+def test_the_eight_endpoints(house: GatedHouse, client: httpx.Client) -> None:
     credentials = {"email": "carol@example.com", "password": PASSWORD}
     carol = done(client.post("/users/register", json=credentials), 201)
     token = done(client.post("/users/login", json=credentials))["access_token"]
@@ -143,7 +143,7 @@ def test_the_eight_endpoints(house: SplitHouse, client: httpx.Client) -> None:
         pass
 
 
-def test_a_whole_catalogue_is_taken(house: SplitHouse, client: httpx.Client) -> None:
+def test_a_whole_catalogue_is_taken(house: GatedHouse, client: httpx.Client) -> None:
     """More than a body of another route may have."""
     events = [
         {
@@ -159,7 +159,7 @@ def test_a_whole_catalogue_is_taken(house: SplitHouse, client: httpx.Client) -> 
     done(client.post("/events/import", content=content, params={"default_capacity": 10}, headers=headers))
 
 
-def test_sign_ins_count_for_the_clients_address(house: SplitHouse, client: httpx.Client) -> None:
+def test_sign_ins_count_for_the_clients_address(house: GatedHouse, client: httpx.Client) -> None:
     """The service believes the gateway, and what it says of its limit is the client's own."""
     reply = client.post("/users/login", json={"email": "nobody@example.com", "password": PASSWORD})
     assert refused(reply) == "401 credentials_invalid"
@@ -172,7 +172,7 @@ def test_sign_ins_count_for_the_clients_address(house: SplitHouse, client: httpx
 class Load:
     """Purchases at a steady pace, each by a buyer of their own: reserved and paid, on connections that are kept."""
 
-    def __init__(self, house: SplitHouse, event: dict[str, Any], per_second: float, *, retries: int = 0) -> None:
+    def __init__(self, house: GatedHouse, event: dict[str, Any], per_second: float, *, retries: int = 0) -> None:
         self.refusals: Counter[str] = Counter()
         """What single requests were told instead."""
         self.bought = 0
@@ -231,7 +231,7 @@ class Load:
         return None
 
 
-async def test_a_killed_process_costs_no_purchase(house: SplitHouse) -> None:
+async def test_a_killed_process_costs_no_purchase(house: GatedHouse) -> None:
     """What it was answering is asked of another by the gateway, or of the gateway by its buyer."""
     with httpx.Client(base_url=house.gateway.url, timeout=60) as client:
         event = _event(house, client, 1_000_000)
@@ -252,7 +252,7 @@ async def test_a_killed_process_costs_no_purchase(house: SplitHouse) -> None:
     assert _sold(house, event, load.bought) == load.bought
 
 
-def _sold(house: SplitHouse, event: dict[str, Any], expected: int) -> int:
+def _sold(house: GatedHouse, event: dict[str, Any], expected: int) -> int:
     """How many tickets were sold, once that is shown; what is shown may be a moment old."""
     with httpx.Client(base_url=house.gateway.url, timeout=60) as client:
         deadline = monotonic_seconds() + 10
@@ -266,7 +266,7 @@ def _sold(house: SplitHouse, event: dict[str, Any], expected: int) -> int:
 def test_a_rolling_restart_is_noticed_by_nobody(engines: "Engines", tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every process of every service, one after the other, under load and without a client's retry."""
     folder = tmp_path_factory.mktemp("rolling")
-    with split_house(engines, folder, auth=2, tickets=2, orders=2) as house:
+    with gated_house(engines, folder, auth=2, tickets=2, orders=2) as house:
         with httpx.Client(base_url=house.gateway.url, timeout=60) as client:
             event = _event(house, client, 10_000_000)
         load = Load(house, event, 100)
@@ -284,7 +284,7 @@ def test_a_rolling_restart_is_noticed_by_nobody(engines: "Engines", tmp_path_fac
             assert "Traceback" not in process.log.read_text()
 
 
-async def test_a_process_that_drains_says_so_and_goes_on(house: SplitHouse) -> None:
+async def test_a_process_that_drains_says_so_and_goes_on(house: GatedHouse) -> None:
     process = house.of("orders")[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{process.port}", timeout=60) as client:
         assert "connection" not in client.get("/livez").headers

@@ -66,6 +66,8 @@ ROUTES = [
     Route("GET /events/{event_id}", ANYONE, "/events/{event}"),
     Route("GET /events/{event_id}", WHO_MAY_SEE_THE_DRAFT, "/events/{draft}"),
     Route("GET /events/{event_id}/tickets", ANYONE, "/events/{event}/tickets"),
+    Route("GET /events/{event_id}/sales", ITS_ORGANISER, "/events/{event}/sales"),
+    Route("GET /events/{event_id}/sales", ITS_ORGANISER, "/events/{draft}/sales"),
     Route("GET /organiser/events", ORGANISERS, "/organiser/events"),
     Route("POST /events", ORGANISERS, "/events", {"name": "Mine", "starts_at": "2099-01-01"}),
     Route("POST /events/import", ORGANISERS, "/events/import", {"@graph": []}),

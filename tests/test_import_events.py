@@ -221,7 +221,7 @@ async def test_one_currency_per_event(house: TicketHouse) -> None:
 
 
 async def test_two_imports_at_once_make_each_event_once(house: TicketHouse, settings: Settings) -> None:
-    from holdfast.tickets.catalogue import Actor
+    from holdfast.auth.actors import Actor
     from holdfast.tickets.importing.writer import import_catalogue
 
     data = json.dumps([concert(url=f"https://x.example/{n}", name=f"E{n}") for n in range(300)]).encode()

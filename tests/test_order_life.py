@@ -7,7 +7,7 @@ import pytest
 
 from box_office import Desk, assert_sound, audit, consume_all, counted, open_desk, order_ids, put_on_sale
 from holdfast import ids
-from holdfast.engines.database import Pool
+from holdfast.engines.database import Pool, Reads
 from holdfast.gate.load import load_gate
 from holdfast.orders.history import History
 from holdfast.orders.journal import SQL
@@ -27,7 +27,7 @@ async def test_paying_confirms_and_issues_one_ticket_for_each_place(desk: Desk) 
     order, _ = await desk.buy(ids.new_id(), "key", event, 2, 1)
     order_id, _ = order_ids(order)
     assert await desk.try_confirm(order) == "confirmed"
-    shown = await History(desk.pool).order(order_id)
+    shown = await History(Reads(desk.pool)).order(order_id)
     assert shown.tickets is not None
     assert sorted(ticket.tier_id for ticket in shown.tickets) == sorted(
         ids.encode(ids.TIER, tier) for tier in (event.tiers[0], event.tiers[0], event.tiers[1])
@@ -92,7 +92,7 @@ async def test_a_hold_past_its_time_counts_as_gone_before_expiry_has_run(desk: D
     alice = ids.new_id()
     order, _ = await desk.buy(alice, "key", event, 1)
     await desk.pool.execute("UPDATE orders.orders SET expires_at = clock_timestamp()")
-    assert (await History(desk.pool).page(alice, 10, None)).data[0].status == "expired"
+    assert (await History(Reads(desk.pool)).page(alice, 10, None)).data[0].status == "expired"
     assert await desk.try_confirm(order) == "hold_expired"
     assert await desk.try_cancel(order) == "invalid_state"
     found = await audit(desk.pool, event)

@@ -8,7 +8,8 @@ import asyncpg
 from box_office import consume_all
 from holdfast import ids
 from holdfast.engines.database import Pool
-from holdfast.outbox.consume import SQL, Consumer, OutboxRow, consume, prune, step
+from holdfast.outbox.consume import Consumer, OutboxRow
+from holdfast.outbox.direct import SQL, consume, prune, step
 from holdfast.settings import Settings
 
 WRITE = "INSERT INTO outbox.events (kind, subject, version, scope) VALUES ($1, $2, 1, $2) RETURNING id"
@@ -97,7 +98,8 @@ async def test_pruning_deletes_what_all_have_passed_and_nothing_else(pool: Pool)
     for _ in range(10):
         await write(pool)
     rows = await pool.fetch("SELECT xid::text AS xid, id FROM outbox.events ORDER BY xid, id")
-    for name, row in (("gate", rows[6]), ("payments", rows[9]), ("cancellations", rows[8])):
+    passed = {"gate": rows[6], "payments": rows[9], "cancellations": rows[8], "stats": rows[7]}
+    for name, row in passed.items():
         await pool.execute(SQL["advance"], name, row["xid"], row["id"])
     first = await pool.fetchrow(SQL["prune"], "0", 0, 5)
     assert first is not None

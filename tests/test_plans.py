@@ -6,7 +6,7 @@ import pytest
 
 from box_office import Desk, Event, open_desk, order_ids, put_on_sale
 from holdfast import ids
-from holdfast.engines.database import Pool, open_reading_pool
+from holdfast.engines.database import Pool, open_reads
 from holdfast.orders import writer
 from holdfast.orders.history import History
 from holdfast.orders.journal import SQL
@@ -63,7 +63,7 @@ async def buy_pay_and_cancel(desk: Desk, event: Event) -> None:
     gone, _ = await desk.buy(alice, "gone", event, 1)
     assert await desk.try_cancel(gone) == "cancelled"
     assert await desk.try_buy(alice, "gone", event, 1) == "again"
-    reads = await open_reading_pool(desk.settings)
+    reads = await open_reads(desk.settings)
     page = await History(reads).page(order_ids(paid)[1], 10, None)
     await reads.close()
     assert [order.status for order in page.data] == ["cancelled", "confirmed"]
@@ -81,7 +81,7 @@ async def test_control_without_the_writers_settings_tables_are_walked(
 
 
 async def test_history_is_a_range_of_its_index(settings: Settings) -> None:
-    reads = await open_reading_pool(settings)
+    reads = await open_reads(settings)
     plan = "\n".join(row[0] for row in await reads.fetch("EXPLAIN " + SQL["history"], ids.new_id(), None, 21))
     await reads.close()
     assert "Index Scan using orders_history on orders o" in plan

@@ -9,12 +9,13 @@ import msgspec
 from holdfast import clock, ids
 from holdfast.auth import setup
 from holdfast.auth.accounts import Accounts
+from holdfast.auth.actors import Actor
 from holdfast.auth.addresses import parse_address
 from holdfast.auth.passwords import Passwords
 from holdfast.auth.tokens import Tokens
 from holdfast.engines.database import open_pool
 from holdfast.settings import Settings
-from holdfast.tickets.catalogue import Actor, open_catalogue
+from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.event_fields.bodies import EventBody, PriceBody, TierBody, VenueBody
 from holdfast.tickets.event_rows import HOUSE_ORGANISER
 

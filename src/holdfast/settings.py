@@ -4,8 +4,10 @@
 is refused at start with the sentence that mends it.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -14,6 +16,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from holdfast.errors import Mendable
 
 ENV_PREFIX = "HOLDFAST_"
+
+_HOST = r"(?:[^@/,:?\[\]]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
+KAFKA_URL = re.compile(
+    rf"(kafkas?)://(?:([^@:/]+):([^@:/]*)@)?({_HOST}(?:,{_HOST})*)/?(?:\?mechanism=(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512))?"
+)
+"""Scheme, user, password, hosts, mechanism."""
 
 
 class Settings(BaseSettings):
@@ -31,11 +39,16 @@ class Settings(BaseSettings):
     """valkey://:password@host:port. Empty: sell through PostgreSQL alone. Several hosts, separated by commas, are nodes
     of one cluster, from which the others are learnt."""
     kafka_url: SecretStr = SecretStr("")
-    """kafka://host:port,host:port or kafka://user:password@…. Empty: the consumers read the outbox directly."""
+    """kafka://host:port,host:port or kafka://user:password@…; kafkas:// for TLS, and ?mechanism=PLAIN where it is not
+    SCRAM-SHA-512. Empty: the consumers read the outbox directly."""
     smtp_url: SecretStr = SecretStr("")
     """smtp://user:password@host:port, or smtps://. Empty: nobody is written to."""
     signing_key_file: Path | None = None
-    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`."""
+    """A JWK set with one private Ed25519 key or more; the first signs, all verify. Made by `holdfast up`. Of a process
+    without the auth service the public halves will do, or `jwks_url`."""
+    jwks_url: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where tickets and orders learn the auth service's keys: http(s)://…/.well-known/jwks.json. Several, separated by
+    commas, are asked in turn."""
     database_connections_max: int = Field(default=8, ge=4, le=200)
     """Pooled connections of one process, beside one for each batch writer."""
     database_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
@@ -124,7 +137,24 @@ class Settings(BaseSettings):
     """Copies that must have an event before it counts as published."""
     consumer_tries_max: int = Field(default=5, ge=1, le=100)
     """How often an event that cannot be handled is tried before it goes to the dead letters."""
+
+    # Statistics and mail
+    stats_retention_days: int = Field(default=400, ge=1, le=3650)
+    """How long the sales of a minute are kept."""
+    stats_poll_seconds: float = Field(default=1.0, gt=0, le=60)
+    """How often sales are counted where there is no Kafka: the more at once, the less each costs."""
     mail_from: str = "tickets@localhost"
+    """The sender's address, alone or as `Name <address>`."""
+    mail_connections_max: int = Field(default=2, ge=1, le=20)
+    """Connections of one worker to the mail server."""
+    mail_timeout_seconds: float = Field(default=20.0, gt=0, le=120)
+    mail_tries_max: int = Field(default=5, ge=1, le=20)
+    """How often a letter that the mail server puts off is tried."""
+    mail_retry_seconds: float = Field(default=30.0, gt=0, le=3600)
+    """The pause after the first try; each later one is four times as long."""
+    mail_poll_seconds: float = Field(default=0.5, gt=0, le=60)
+    letters_retention_days: int = Field(default=90, ge=1, le=3650)
+    """How long it is remembered that somebody was written to."""
 
     # Workers
     expiry_poll_seconds: float = Field(default=0.5, gt=0, le=10)
@@ -133,10 +163,36 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=5.0, gt=0, le=600)
     idempotency_retention_seconds: int = Field(default=7 * 86400, ge=86400)
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("gate_url")
+    @classmethod
+    def _gate_hosts(cls, value: SecretStr) -> SecretStr:
+        for url in each_host(value.get_secret_value()):
+            parts = urlsplit(url)
+            try:
+                if url and not (parts.scheme in ("valkey", "redis") and parts.hostname and parts.port != 0):
+                    raise ValueError
+            except ValueError as error:
+                raise ValueError("write valkey://:password@host:port, several hosts separated by commas") from error
+        return value
+
+    @field_validator("trusted_proxies", "jwks_url", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("kafka_url")
+    @classmethod
+    def _kafka_is_reachable_so(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not KAFKA_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("write it as kafka://host:port,host:port, or kafkas://user:password@… for TLS and SASL")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _over_http(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"https?://[^\s/]+(/\S*)?", url) for url in value):
+            raise ValueError("is http://host/.well-known/jwks.json, or several of them separated by commas")
+        return value
 
     @field_validator("house_time_zone")
     @classmethod
@@ -158,6 +214,14 @@ class Settings(BaseSettings):
         if self.journal_seconds_max >= self.lease_seconds and self.lease_seconds > 1:
             raise ValueError("journal_seconds_max must be below lease_seconds, or a lease ends while its order is made")
         return self
+
+
+def each_host(url: str) -> list[str]:
+    """A URL with several hosts, separated by commas, as a URL for each."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    return [f"{scheme}{separator}{login}{at}{host.strip()}{slash}{path}" for host in hosts.split(",")]
 
 
 def load_settings(**given: object) -> Settings:

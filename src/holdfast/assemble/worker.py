@@ -5,11 +5,15 @@ from collections.abc import Coroutine
 
 import structlog
 
+from holdfast.assemble.transport import is_mailed, is_published, run_consumer, run_relay
 from holdfast.auth.workers import forget_sessions
 from holdfast.engines.database import AWAY, Pool, open_pool
 from holdfast.gate.consumer import gate_consumer
 from holdfast.gate.gate import Gate, GateAway
 from holdfast.gate.reconcile import Reconcile
+from holdfast.notify.post import MailServer, mail_server
+from holdfast.notify.record import announce_cancellations, forget_letters, notify_consumer
+from holdfast.notify.sender import send_letters
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.workers import (
     cancellations_consumer,
@@ -18,20 +22,29 @@ from holdfast.orders.workers import (
     payments_consumer,
     resolve_payments,
 )
-from holdfast.outbox.consume import consume, prune, wait
+from holdfast.outbox.consume import wait
+from holdfast.outbox.dead_letters import hand_over_wanted
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
+from holdfast.stats.record import count_sales, forget_sales, stats_consumer
 
-WORKERS = ("expiry", "relay", "payments", "reconcile")
+WORKERS = ("expiry", "relay", "payments", "stats", "notify", "reconcile")
+
+_USE_THE_GATE = frozenset({"relay", "reconcile"})
 
 _log = structlog.get_logger(__name__)
 
 
 async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.Event) -> None:
-    """Runs these of WORKERS until `stop`. Each is safe to run twice."""
+    """Runs these of WORKERS until `stop`. Each is safe to run twice. Raises Mendable where one is not set up."""
+    if len(names) > 1 and not is_mailed(settings):
+        # Nobody is written to. Asked for alone, it says what it lacks.
+        names -= {"notify"}
+    mail = mail_server(settings) if "notify" in names else None
     pool = await open_pool(settings)
     gate = Gate(settings)
-    await gate.open()
+    if names & _USE_THE_GATE:
+        await gate.open()
     provider = Sandbox(settings)
     confirm = Confirm(settings, pool, provider)
     loops: dict[str, list[Coroutine[object, object, None]]] = {name: [] for name in names}
@@ -43,10 +56,14 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         ]
     if "relay" in loops:
         consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
-        loops["relay"] = [consume(pool, one, stop, settings.relay_poll_seconds) for one in consumers]
-        loops["relay"].append(prune(pool, stop, settings.relay_poll_seconds))
+        loops["relay"] = [run_consumer(settings, pool, one, stop) for one in consumers]
+        loops["relay"].append(run_relay(settings, pool, stop))
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
+    if "stats" in loops:
+        loops["stats"] = [_count(settings, pool, stop), forget_sales(settings, pool, stop)]
+    if mail is not None:
+        loops["notify"] = _notify(settings, pool, mail, stop)
     if "reconcile" in loops:
         loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
     try:
@@ -58,6 +75,26 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         await confirm.drain()
         await gate.close()
         await pool.close()
+
+
+async def _count(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:
+    if is_published(settings):
+        await run_consumer(settings, pool, stats_consumer(), stop)
+        return
+    async with asyncio.TaskGroup() as group:
+        group.create_task(count_sales(settings, pool, stop))
+        group.create_task(hand_over_wanted(pool, stats_consumer(), stop))
+
+
+def _notify(
+    settings: Settings, pool: Pool, mail: MailServer, stop: asyncio.Event
+) -> list[Coroutine[object, object, None]]:
+    return [
+        run_consumer(settings, pool, notify_consumer(), stop),
+        announce_cancellations(settings, pool, stop),
+        forget_letters(settings, pool, stop),
+        *(send_letters(settings, pool, mail, stop) for _ in range(settings.mail_connections_max)),
+    ]
 
 
 async def _reconcile(settings: Settings, pool: Pool, gate: Gate, stop: asyncio.Event) -> None:

@@ -16,7 +16,8 @@ from holdfast.auth.addresses import Address, parse_address
 from holdfast.auth.passwords import Passwords, password_fault
 from holdfast.auth.tokens import Role, Tokens
 from holdfast.clock import monotonic_seconds
-from holdfast.engines.database import AWAY, Connection, Pool, load_statements, transaction
+from holdfast.engines.database import AWAY, Connection, Pool, Reads, load_statements, transaction
+from holdfast.engines.hosts.position import LATEST
 from holdfast.errors import Busy, Fault, Invalid, Refusal, refuse
 from holdfast.settings import Settings
 
@@ -47,9 +48,12 @@ class Session(msgspec.Struct, frozen=True):
 class Accounts:
     """The users and their sessions. Every method may raise Busy when PostgreSQL is away."""
 
-    def __init__(self, settings: Settings, pool: Pool, tokens: Tokens, passwords: Passwords) -> None:
+    def __init__(
+        self, settings: Settings, pool: Pool, tokens: Tokens, passwords: Passwords, reads: Reads | None = None
+    ) -> None:
         self._settings = settings
         self._pool = pool
+        self._reads = reads or Reads(pool)
         self._tokens = tokens
         self._passwords = passwords
         # How many refreshes of each token are under way in this process.
@@ -106,15 +110,14 @@ class Accounts:
         """Ends the token's session. An unknown token has none, which is as good."""
         await self._row("log_out", _hash(refresh_token))
 
-    async def user(self, user_id: UUID) -> User | None:
-        """The user, if there is one."""
-        row = await self._row("user", user_id)
-        return None if row is None else _user(row)
+    async def user(self, user_id: UUID, since: int = LATEST) -> User | None:
+        """The user, if there is one, not before a log position."""
+        rows = await self._reads.fetch(_STATEMENTS["user"], user_id, since=since)
+        return _user(rows[0]) if rows else None
 
     async def is_administrator(self, user_id: UUID) -> bool:
         """Whether the database, now, says so."""
-        row = await self._row("role", user_id)
-        return row is not None and row["role"] == "admin"
+        return bool((await self._row("is_administrator", user_id))[0])
 
     async def change_role(self, user_id: UUID, role: Role) -> User:
         """Gives a user another role. Raises not_found, and invalid_state for the last administrator.

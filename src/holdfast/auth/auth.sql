@@ -12,9 +12,9 @@ SELECT EXISTS (SELECT 1 FROM auth.users WHERE email_key = $1);
 -- One user, as others may see it.
 SELECT id, email, name, role, created_at FROM auth.users WHERE id = $1;
 
--- name: role
--- A user's role as it is now.
-SELECT role FROM auth.users WHERE id = $1;
+-- name: is_administrator
+-- Whether a user is an administrator now; for the other services too.
+SELECT auth.is_administrator($1);
 
 -- name: log_in
 -- What a log-in is decided by: the user of an address, if there is one, and how far failures ran ahead of the clock.
@@ -125,12 +125,8 @@ UPDATE auth.setup_links SET used_at = clock_timestamp() WHERE used_at IS NULL;
 
 -- name: forget_failures
 -- Failures that no longer count.
-DELETE FROM auth.login_failures WHERE arrival_at < clock_timestamp();
+SELECT auth.forget_failures();
 
 -- name: forget_refresh_tokens
--- At most $2 refresh tokens that nothing depends on: a token is kept for one more lifetime, $1 seconds, after its end,
--- because the mark that its family was revoked may stand on it alone.
-DELETE FROM auth.refresh_tokens WHERE token_hash IN (
-    SELECT token_hash FROM auth.refresh_tokens
-    WHERE expires_at < clock_timestamp() - make_interval(secs => $1) ORDER BY expires_at LIMIT $2
-);
+-- At most $2 refresh tokens whose end is longer ago than one more lifetime, $1 seconds: how many they were.
+SELECT auth.forget_refresh_tokens($1, $2);

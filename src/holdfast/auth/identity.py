@@ -7,25 +7,25 @@ from uuid import UUID
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
-from holdfast.auth.tokens import Identity, Tokens
+from holdfast.auth.tokens import Identity, Verifier
 from holdfast.errors import refuse
 
 # Decides nothing: it makes the OpenAPI document say that a route wants a token.
 _Documented = Annotated[object, Security(HTTPBearer(bearerFormat="JWT", scheme_name="access_token", auto_error=False))]
 
 
-def signed_in(tokens: Tokens) -> Callable[[Request], Awaitable[Identity]]:
+def signed_in(tokens: Verifier) -> Callable[[Request], Awaitable[Identity]]:
     """A dependency that answers with the caller's identity, or refuses with 401."""
 
     # Not a plain function: FastAPI would run that in a thread.
     async def identity(request: Request, _: _Documented = None) -> Identity:
-        return tokens.verify(authorization_of(request))
+        return await tokens.identify(authorization_of(request))
 
     return identity
 
 
 def administrator(
-    tokens: Tokens, is_administrator: Callable[[UUID], Awaitable[bool]]
+    tokens: Verifier, is_administrator: Callable[[UUID], Awaitable[bool]]
 ) -> Callable[[Request], Awaitable[Identity]]:
     """A dependency that lets administrators alone pass (else 403).
 
@@ -34,7 +34,7 @@ def administrator(
     """
 
     async def identity(request: Request, _: _Documented = None) -> Identity:
-        found = tokens.verify(authorization_of(request))
+        found = await tokens.identify(authorization_of(request))
         if found.role != "admin" or not await is_administrator(found.user_id):
             raise refuse("forbidden")
         return found

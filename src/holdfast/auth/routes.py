@@ -11,6 +11,7 @@ from holdfast.auth import passwords
 from holdfast.auth.accounts import Accounts, Session, User
 from holdfast.auth.addresses import LETTERS_MAX, Address, parse_address
 from holdfast.auth.identity import administrator, signed_in
+from holdfast.auth.position import Since
 from holdfast.auth.setup import SetupLinks, setup_page
 from holdfast.auth.sign_ins import SignIns
 from holdfast.auth.tokens import Identity, Role, Tokens
@@ -58,10 +59,10 @@ def auth_routes(accounts: Accounts, tokens: Tokens, setup_links: SetupLinks, sig
         return UserShown.of(await setup_links.claim(body.token, body.email, body.password))
 
     @router.get("/users/me")
-    async def me(response: Response, identity: Identity = caller) -> UserShown:
+    async def me(response: Response, since: Since, identity: Identity = caller) -> UserShown:
         """The user whose token this is."""
         response.headers.update(_NEVER_STORED)
-        user = await accounts.user(identity.user_id)
+        user = await accounts.user(identity.user_id, since)
         if user is None:
             raise refuse("token_invalid", "This user no longer exists.")
         return UserShown.of(user)

@@ -1,11 +1,16 @@
 """The keys that sign access tokens: a file with a JWK set (RFC 7517) of private Ed25519 keys.
 
-The first key signs and all verify, so a key is rotated by putting a new one in front and taking the old one away once
-the last token it signed has expired. A key's id is its thumbprint (RFC 7638).
+The first key signs and all verify. A key is rotated in three steps, each with a restart of the auth service: a new one
+is put at the end, so that everyone comes to know it; then in front; and the old one is taken away once the last token
+that it signed has expired. Where one process is all there is, the first step can be left out. A key's id is its
+thumbprint (RFC 7638).
+
+Only the auth service needs this file. The others verify with the public halves: see auth/public_keys.py.
 """
 
 import os
 import secrets
+from base64 import urlsafe_b64decode
 from pathlib import Path
 
 import msgspec
@@ -23,7 +28,7 @@ def load_signing_keys(path: Path | None) -> list[OKPKey]:
         raise Mendable("No signing key is set: put the path of a private JWK set into HOLDFAST_SIGNING_KEY_FILE.")
     try:
         document = msgspec.json.decode(path.read_bytes(), type=_KeySet)
-        keys = [_load(entry) for entry in document.keys]
+        keys = [_load_private(entry) for entry in document.keys]
     except OSError as error:
         raise Mendable(
             f"The signing keys in {path} cannot be read ({error.strerror}): "
@@ -60,16 +65,39 @@ def create_signing_keys(path: Path) -> None:
         os.close(folder)
 
 
+def parse_public_keys(document: bytes) -> dict[str, bytes]:
+    """The public keys of a JWK set, by their ids: what else is in it, private halves too, is left alone. Raises
+    ValueError."""
+    try:
+        entries = msgspec.json.decode(document, type=_KeySet).keys
+        keys = {str(key.kid): public_part(key) for key in (_load(entry, ("kty", "crv", "x")) for entry in entries)}
+    except (msgspec.DecodeError, JoseError, TypeError, KeyError) as error:
+        raise ValueError("it is not a JWK set of Ed25519 keys") from error
+    if not 0 < len(keys) <= _KEYS_MAX:
+        raise ValueError(f"it must hold 1 to {_KEYS_MAX} keys")
+    return keys
+
+
+def public_part(key: OKPKey) -> bytes:
+    """The 32 bytes that a signature of this key is checked with."""
+    return urlsafe_b64decode(str(key.as_dict(private=False)["x"]) + "==")
+
+
 class _KeySet(msgspec.Struct):
     keys: list[dict[str, str | list[str]]]
 
 
-def _load(entry: dict[str, str | list[str]]) -> OKPKey:
-    if entry.get("kty") != "OKP" or entry.get("crv") != "Ed25519" or "d" not in entry:
-        raise ValueError("not a private Ed25519 key")
-    # Only the key itself is taken over: the id is always the thumbprint, whatever the file says.
-    key = OKPKey.import_key({name: entry[name] for name in ("kty", "crv", "x", "d")})
+def _load_private(entry: dict[str, str | list[str]]) -> OKPKey:
+    key = _load(entry, ("kty", "crv", "x", "d"))
     if key.as_dict(private=False)["x"] != OKPKey.import_key(key.raw_value).as_dict(private=False)["x"]:
         raise ValueError("the public half is of another key")
+    return key
+
+
+def _load(entry: dict[str, str | list[str]], members: tuple[str, ...]) -> OKPKey:
+    if entry.get("kty") != "OKP" or entry.get("crv") != "Ed25519":
+        raise ValueError("not an Ed25519 key")
+    # Only the key itself is taken over: the id is always the thumbprint, whatever the file says.
+    key = OKPKey.import_key({name: entry[name] for name in members})
     key.ensure_kid()
     return key

@@ -7,6 +7,7 @@ tokens are seen for the first time.
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Literal
 from uuid import UUID
@@ -17,7 +18,7 @@ from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from holdfast import ids
-from holdfast.auth.signing_keys import load_signing_keys
+from holdfast.auth.signing_keys import load_signing_keys, public_part
 from holdfast.clock import unix_seconds
 from holdfast.errors import Refusal
 from holdfast.settings import Settings
@@ -43,15 +44,19 @@ class Identity(msgspec.Struct, frozen=True):
     """Unix seconds."""
 
 
-class Tokens:
-    """Issues and verifies access tokens. Belongs to one event loop."""
+class KeyUnknown(Refusal):
+    """A token_invalid of a token that names a key which is not known here. It may be one that is newer than what we
+    know: `Verifier.identify` asks."""
 
-    def __init__(self, settings: Settings) -> None:
-        keys = load_signing_keys(settings.signing_key_file)
-        self.lifetime_seconds = settings.access_token_seconds
-        self._signing_key = keys[0]
-        self._keys = {str(key.kid): key for key in keys}
-        self._public_keys = {kid: _part(str(key.as_dict(private=False)["x"])) for kid, key in self._keys.items()}
+    def __init__(self) -> None:
+        super().__init__("token_invalid", headers=_challenge("token_invalid"))
+
+
+class Verifier:
+    """Verifies access tokens with public keys, by their ids. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings, public_keys: Mapping[str, bytes]) -> None:
+        self._public_keys = dict(public_keys)
         self._heads: dict[bytes, bytes | None] = {}
         """A token's first part -> the public key that it names, or None where it may not."""
         # Keyed by a hash of the whole header value; only what was verified is ever put in.
@@ -61,7 +66,7 @@ class Tokens:
     def verify(self, authorization: bytes | None) -> Identity:
         """The identity in an Authorization header's value, of which a cached one costs a hash and a look-up.
 
-        Raises the refusals token_missing, token_invalid and token_expired.
+        Raises the refusals token_missing, token_invalid (KeyUnknown among them) and token_expired.
         """
         if not authorization:
             raise _refusal("token_missing")
@@ -81,23 +86,24 @@ class Tokens:
             raise _refusal("token_expired")
         return identity
 
-    def issue(self, user_id: UUID, role: Role) -> str:
-        """A new token for this user, good for `lifetime_seconds`."""
-        now = int(unix_seconds())
-        claims = _Claims(
-            iss=ISSUER,
-            sub=ids.encode(ids.USER, user_id),
-            role=role,
-            iat=now,
-            exp=now + self.lifetime_seconds,
-            jti=ids.new_id().hex,
-        )
-        header = {"alg": ALGORITHM, "kid": self._signing_key.kid, "typ": "JWT"}
-        return jws.serialize_compact(header, msgspec.json.encode(claims), self._signing_key, registry=_registry)
+    async def identify(self, authorization: bytes | None) -> Identity:
+        """The same, but that a key which is not known is asked for once. Raises Busy where nobody can tell."""
+        try:
+            return self.verify(authorization)
+        except KeyUnknown:
+            await self.learn()
+        return self.verify(authorization)
 
-    def jwks(self) -> dict[str, list[dict[str, str | list[str]]]]:
-        """The public halves of the keys, for others who verify our tokens."""
-        return {"keys": [key.as_dict(private=False, alg=ALGORITHM, use="sig") for key in self._keys.values()]}
+    async def learn(self) -> None:
+        """Finds out what keys there are by now. Here all are known from the start."""
+
+    def trust(self, public_keys: Mapping[str, bytes]) -> None:
+        """These keys, and no others, are good from now on."""
+        if not public_keys.keys() >= self._public_keys.keys():
+            # Whatever a key that is gone has signed goes with it.
+            self._verified.clear()
+        self._public_keys = dict(public_keys)
+        self._heads.clear()
 
     def _read(self, authorization: bytes) -> Identity:
         """Verifies in full. The algorithm is pinned: what the token's header says about it only has to agree."""
@@ -107,7 +113,9 @@ class Tokens:
         signed, head, payload, last = match.groups()
         try:
             public_key, signature = self._key_of(head), _part(last)
-            if public_key is None or urlsafe_b64encode(signature).rstrip(b"=") != last:
+            if public_key is None:
+                raise KeyUnknown
+            if urlsafe_b64encode(signature).rstrip(b"=") != last:
                 # 64 bytes leave four spare bits in the last letter: without this, sixteen spellings of a token would be
                 # valid and each would take a place in the cache.
                 raise _refusal("token_invalid")
@@ -127,6 +135,35 @@ class Tokens:
                 self._heads.clear()
             self._heads[head] = self._public_keys.get(_decode_head(_part(head)).kid)
         return self._heads[head]
+
+
+class Tokens(Verifier):
+    """Issues access tokens too, with the private keys. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        keys = load_signing_keys(settings.signing_key_file)
+        super().__init__(settings, {str(key.kid): public_part(key) for key in keys})
+        self.lifetime_seconds = settings.access_token_seconds
+        self._keys = keys
+
+    def issue(self, user_id: UUID, role: Role) -> str:
+        """A new token for this user, good for `lifetime_seconds`."""
+        now = int(unix_seconds())
+        claims = _Claims(
+            iss=ISSUER,
+            sub=ids.encode(ids.USER, user_id),
+            role=role,
+            iat=now,
+            exp=now + self.lifetime_seconds,
+            jti=ids.new_id().hex,
+        )
+        signing_key = self._keys[0]
+        header = {"alg": ALGORITHM, "kid": signing_key.kid, "typ": "JWT"}
+        return jws.serialize_compact(header, msgspec.json.encode(claims), signing_key, registry=_registry)
+
+    def jwks(self) -> dict[str, list[dict[str, str | list[str]]]]:
+        """The public halves of the keys, for others who verify our tokens."""
+        return {"keys": [key.as_dict(private=False, alg=ALGORITHM, use="sig") for key in self._keys]}
 
 
 class _Head(msgspec.Struct, forbid_unknown_fields=True):
@@ -159,9 +196,9 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_claims = msgspec.json.Decoder(_Claims).decode
 
 
-def _part(text: str | bytes) -> bytes:
+def _part(text: bytes) -> bytes:
     """A part of a token: base64url without padding. Raises ValueError."""
-    return urlsafe_b64decode(text + "==" if isinstance(text, str) else text + b"==")
+    return urlsafe_b64decode(text + b"==")
 
 
 def _plausible(claims: _Claims) -> bool:
@@ -173,5 +210,8 @@ def _plausible(claims: _Claims) -> bool:
 
 
 def _refusal(code: str) -> Refusal:
-    challenge = "Bearer" if code == "token_missing" else 'Bearer error="invalid_token"'
-    return Refusal(code, headers={"WWW-Authenticate": challenge})
+    return Refusal(code, headers=_challenge(code))
+
+
+def _challenge(code: str) -> dict[str, str]:
+    return {"WWW-Authenticate": "Bearer" if code == "token_missing" else 'Bearer error="invalid_token"'}

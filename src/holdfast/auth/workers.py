@@ -28,5 +28,4 @@ async def forget_sessions(settings: Settings, pool: Pool, stop: asyncio.Event) -
 
 
 async def _forget_refresh_tokens(pool: Pool, lifetime_seconds: int) -> int:
-    tag = await pool.execute(_STATEMENTS["forget_refresh_tokens"], float(lifetime_seconds), _TOKENS_MAX)
-    return int(tag.split()[-1])
+    return int(await pool.fetchval(_STATEMENTS["forget_refresh_tokens"], float(lifetime_seconds), _TOKENS_MAX))

@@ -12,10 +12,11 @@ from uuid import UUID
 import msgspec
 
 from holdfast import clock, ids
+from holdfast.auth.actors import Actor
 from holdfast.auth.tokens import Tokens
 from holdfast.engines.database import Pool, load_statements
 from holdfast.settings import Settings
-from holdfast.tickets.catalogue import Actor, open_catalogue
+from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.event_fields.bodies import EventBody, PriceBody, TierBody
 from holdfast.tickets.event_rows import HOUSE_ORGANISER
 

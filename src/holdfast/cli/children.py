@@ -9,13 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast import clock
 from holdfast.cli.nursery import PACKET_BYTES_MAX, Born, Ended, Request
 from holdfast.cli.nursery_launch import Launched, launch_nursery
-from holdfast.engines.processes import Process, identify, is_alive
-
-_CALM_SECONDS = 30.0
-_DELAY_SECONDS_MAX = 5.0
+from holdfast.engines.processes import Process, identify
+from holdfast.engines.watching import ended
 
 _answers = msgspec.json.Decoder(Born | Ended)
 
@@ -121,37 +118,3 @@ class Child:
         if status is None:
             return "has ended"
         return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-
-
-class Backoff:
-    """How long to wait before something that has ended is started again: not at all, then longer and longer."""
-
-    def __init__(self) -> None:
-        self.tries = 0
-        self._last = clock.monotonic_seconds()
-
-    async def wait(self) -> None:
-        """Waits as long as this next try has to."""
-        now = clock.monotonic_seconds()
-        self.tries = 1 if now - self._last > _CALM_SECONDS else self.tries + 1
-        self._last = now
-        await asyncio.sleep(min(_DELAY_SECONDS_MAX, 0.1 * 2**self.tries) if self.tries > 1 else 0)
-
-
-async def ended(process: Process | None) -> None:
-    """Returns when this process has ended, whoever started it."""
-    if process is None:
-        return
-    try:
-        handle = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    loop.add_reader(handle, over.set)
-    try:
-        if is_alive(process):
-            await over.wait()
-    finally:
-        loop.remove_reader(handle)
-        os.close(handle)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "up": "up",
+    "cluster": "cluster",
     "serve": "serve",
     "work": "work",
     "migrate": "migrate",
@@ -28,6 +29,7 @@ COMMANDS = {
     "rush": "rush",
     "doctor": "doctor",
     "bench": "bench",
+    "drill": "drill",
     "gateway": "gateway",
 }
 """Each command, or group of commands, and the module that registers it. One line adds a command."""

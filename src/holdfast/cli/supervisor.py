@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Never, TypeVar
 
-from holdfast.cli.children import Backoff, Child, NurseryGone, ended
+from holdfast.cli.children import Child, NurseryGone
 from holdfast.engines import processes
 from holdfast.engines.data_folder import DataFolder, Running
 from holdfast.engines.launch import last_line
 from holdfast.engines.postgres_server import PostgresServer
 from holdfast.engines.private_engines import PrivateEngines
 from holdfast.engines.valkey_server import ValkeyServer
+from holdfast.engines.watching import Backoff, ended
 from holdfast.errors import Mendable
 
 _EARLY_ENDS_MAX = 3

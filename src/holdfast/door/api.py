@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast import __version__, ids
-from holdfast.door.exchange import is_json
+from holdfast.auth.position import HEADER
+from holdfast.door.exchange import Mark, is_json
 from holdfast.door.problems import CONTENT_TYPE, problem_body
 from holdfast.engines.database import AWAY
 from holdfast.errors import Busy, Fault, Invalid, Refusal, refuse
@@ -22,6 +23,7 @@ from holdfast.settings import Settings
 
 # These take a file as it is, in whatever format, up to `import_bytes_max`; what is wrong with it is theirs to say.
 _FILE_PATHS = frozenset({"/events/import"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FAULTS_MAX = 20
 _POINTER_LETTERS_MAX = 200
 
@@ -63,8 +65,9 @@ _PROBLEM = {
 _log = structlog.get_logger(__name__)
 
 
-def build_api(settings: Settings, routers: list[APIRouter]) -> FastAPI:
-    """The app of these routers. Every answer that is not success is a problem+json, and each carries X-Request-Id.
+def build_api(settings: Settings, routers: list[APIRouter], mark: Mark | None = None) -> FastAPI:
+    """The app of these routers. Every answer that is not success is a problem+json, and each carries X-Request-Id;
+    that of a write says where the log ends, if `mark` knows.
 
     The OpenAPI document is left to the caller (`.openapi()`), who knows the routes in front of this app too.
     """
@@ -91,16 +94,17 @@ def build_api(settings: Settings, routers: list[APIRouter]) -> FastAPI:
     async def translate_invalid(request: Request, error: RequestValidationError) -> NoReturn:
         raise _of_validation(error, request.scope) from error
 
-    api.add_middleware(_Frame, settings=settings)
+    api.add_middleware(_Frame, settings=settings, mark=mark)
     return api
 
 
 class _Frame:
     """Around every request: its id, the bound and type of its body, and the one place where refusals are answered."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, mark: Mark | None) -> None:
         self._app = app
         self._settings = settings
+        self._mark = mark
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,7 +113,7 @@ class _Frame:
         state = scope.setdefault("state", {})
         request_id = state.setdefault("request_id", "") or ids.new_request_id()
         state["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id, None if scope["method"] in _READING else self._mark)
         try:
             _refuse_repeated(scope["query_string"])
             await self._app(scope, _Body(self._settings, scope, receive).receive, answer.send)
@@ -144,15 +148,19 @@ def _refusal(error: Exception, scope: Scope, request_id: str) -> Refusal:
 class _Answer:
     """The answer to one request, and whether it has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, mark: Mark | None) -> None:
         self._send = send
         self._request_id = request_id
+        self._mark = mark
         self.started = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             marks = [(b"x-request-id", self._request_id.encode()), (b"x-content-type-options", b"nosniff")]
+            if self._mark is not None and message["status"] < HTTPStatus.BAD_REQUEST:
+                position = await self._mark()
+                marks += [] if position is None else [(HEADER, position.encode())]
             message = {**message, "headers": [*message.get("headers", ()), *marks]}
         await self._send(message)
 

@@ -6,6 +6,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from holdfast.auth.position import HEADER, position_asked
 from holdfast.errors import Fault, Invalid, Refusal, refuse
 from holdfast.orders.batch import Reply
 
@@ -18,6 +19,9 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 JSON = b"content-type: application/json\r\n"
 NO_STORE = b"cache-control: no-store\r\n"
 NO_CACHE = b"cache-control: no-cache\r\n"
+
+Mark: TypeAlias = Callable[[], Awaitable[str | None]]
+"""Where the log ends now, for the reply to a write that was just committed; None where no reader needs to know."""
 
 Body = TypeVar("Body")
 
@@ -81,6 +85,11 @@ class Request:
         """The If-None-Match header's value."""
         return self._fields.get(b"if-none-match")
 
+    @property
+    def since(self) -> int:
+        """The log position that what is read must not be before. Raises bad_request."""
+        return position_asked(self._fields.get(HEADER), is_signed_in=b"authorization" in self._fields)
+
     def idempotency_key(self) -> str:
         """The Idempotency-Key: 1 to 255 printable ASCII characters. Raises idempotency_key_missing or bad_request."""
         value = self._fields.get(b"idempotency-key")
@@ -133,6 +142,11 @@ def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         # Twice is as good as wrong: no two readers may choose differently.
         fields[name] = value if name not in fields else b"\x00"
     return fields
+
+
+def marked(position: str | None) -> bytes:
+    """The header line with a write's position, where it has one."""
+    return b"" if position is None else b"%b: %b\r\n" % (HEADER, position.encode())
 
 
 def is_json(content_type: bytes) -> bool:

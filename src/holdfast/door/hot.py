@@ -12,8 +12,8 @@ from uuid import UUID
 import msgspec
 
 from holdfast import ids
-from holdfast.auth.tokens import Identity, Tokens
-from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Request, decode
+from holdfast.auth.tokens import Identity, KeyUnknown, Verifier
+from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Mark, Request, decode, marked
 from holdfast.errors import Refusal, refuse
 from holdfast.orders.basket import Basket, basket_of
 from holdfast.orders.batch import Reply
@@ -103,13 +103,15 @@ class OrderRoutes:
     def __init__(
         self,
         settings: Settings,
-        tokens: Tokens,
+        tokens: Verifier,
         is_administrator: Callable[[UUID], Awaitable[bool]],
         reserve: Reserve,
         confirm: Confirm,
         cancel: Cancel,
         history: History,
+        mark: Mark,
     ) -> None:
+        self._mark = mark
         self._tokens = tokens
         self._is_administrator = is_administrator
         self._reserve = reserve
@@ -120,7 +122,11 @@ class OrderRoutes:
 
     def create(self, request: Request) -> Later | Awaitable[Answer]:
         """POST /orders/create"""
-        identity, key = self._admit(request)
+        try:
+            identity = self._tokens.verify(request.authorization)
+        except KeyUnknown:
+            return self._create_when_identified(request)
+        key = self._admit(identity, request)
         request.check_json()
         basket = _read_basket(request.body())
         held = self._turnstile.hold(identity.user_id, "create", key)
@@ -138,6 +144,15 @@ class OrderRoutes:
         written = reply.result()
         return written.refusal or self._answer_created(written, identity)
 
+    async def _create_when_identified(self, request: Request) -> Answer:
+        """The same, where the token's key has to be asked for first."""
+        identity = await self._tokens.identify(request.authorization)
+        key = self._admit(identity, request)
+        request.check_json()
+        basket = _read_basket(request.body())
+        held = self._turnstile.hold(identity.user_id, "create", key)
+        return await self._create_when_read(identity, key, basket, held)
+
     async def _create_when_read(
         self, identity: Identity, key: str, basket: Basket, held: tuple[UUID, str, str]
     ) -> Answer:
@@ -151,21 +166,24 @@ class OrderRoutes:
         return self._answer_created(written, identity)
 
     def _answer_created(self, written: Written, identity: Identity) -> Answer:
-        return Answer(201 if written.is_new else 200, self._turnstile.head(identity.user_id), written.body)
+        head = self._turnstile.head(identity.user_id) + marked(written.position)
+        return Answer(201 if written.is_new else 200, head, written.body)
 
     async def confirm(self, request: Request) -> Answer:
         """POST /orders/{order_id}/confirm"""
-        identity, key = self._admit(request)
+        identity = await self._tokens.identify(request.authorization)
+        key = self._admit(identity, request)
         request.check_json()
         asked = decode(_confirm_decoder, request.body())
         order_id = _order_id(request.path_id)
         with self._turnstile.one_at_a_time(identity.user_id, "confirm", key):
             order = await self._confirm.confirm(order_id, identity.user_id, key, asked)
-        return self._answer(200 if order.status in ("confirmed", "refunded") else 202, order, identity)
+        return await self._answer(200 if order.status in ("confirmed", "refunded") else 202, order, identity)
 
     async def cancel(self, request: Request) -> Answer:
         """POST /orders/{order_id}/cancel"""
-        identity, key = self._admit(request)
+        identity = await self._tokens.identify(request.authorization)
+        key = self._admit(identity, request)
         body = request.body()
         if body:
             request.check_json()
@@ -173,34 +191,35 @@ class OrderRoutes:
         order_id = _order_id(request.path_id)
         with self._turnstile.one_at_a_time(identity.user_id, "cancel", key):
             order = await self._cancel.cancel(order_id, identity.user_id, key)
-        return self._answer(200, order, identity)
+        return await self._answer(200, order, identity)
 
     async def read(self, request: Request) -> Answer:
         """GET /orders/{id}: an order, or a user's orders"""
-        identity = self._tokens.verify(request.authorization)
+        identity = await self._tokens.identify(request.authorization)
         user_id = ids.decode(ids.USER, request.path_id)
         if user_id is not None:
             asked = request.query("limit", "cursor")
             if user_id != identity.user_id and not await self._sees_all(identity):
                 raise refuse("not_found")
-            page = await self._history.page(user_id, parse_limit(asked.get("limit")), asked.get("cursor"))
+            limit = parse_limit(asked.get("limit"))
+            page = await self._history.page(user_id, limit, asked.get("cursor"), request.since)
             return Answer(200, JSON + NO_STORE, _encode(page))
         request.query()
-        order = await self._history.order(_order_id(request.path_id))
+        order = await self._history.order(_order_id(request.path_id), request.since)
         if not is_owner(order, identity.user_id) and not await self._sees_all(identity):
             raise refuse("not_found")
         return Answer(200, JSON + NO_STORE, _encode(order))
 
-    def _admit(self, request: Request) -> tuple[Identity, str]:
-        identity = self._tokens.verify(request.authorization)
+    def _admit(self, identity: Identity, request: Request) -> str:
         self._turnstile.admit(identity.user_id)
-        return identity, request.idempotency_key()
+        return request.idempotency_key()
 
     async def _sees_all(self, identity: Identity) -> bool:
         return identity.role == "admin" and await self._is_administrator(identity.user_id)
 
-    def _answer(self, status: int, order: Order, identity: Identity) -> Answer:
-        return Answer(status, self._turnstile.head(identity.user_id), _encode(order))
+    async def _answer(self, status: int, order: Order, identity: Identity) -> Answer:
+        head = self._turnstile.head(identity.user_id) + marked(await self._mark())
+        return Answer(status, head, _encode(order))
 
 
 @lru_cache(maxsize=_BASKETS_MAX)

@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -29,8 +30,16 @@ _STATE = "engines.json"
 _NOT_FOREIGN = {_MARKER, "lost+found"}  # the second is a mounted file system's own
 
 
-class _Marker(msgspec.Struct):
+class Shape(StrEnum):
+    """What a folder is kept by."""
+
+    ONE_MACHINE = "up"
+    CLUSTER = "cluster"
+
+
+class _Marker(msgspec.Struct, omit_defaults=True):
     format: int
+    shape: Shape = Shape.ONE_MACHINE
 
 
 class Secrets(msgspec.Struct):
@@ -40,6 +49,8 @@ class Secrets(msgspec.Struct):
     valkey_password: str
     demo_email: str | None = None
     demo_password: str | None = None
+    passwords: dict[str, str] = {}
+    """Of a cluster's parts, by name."""
 
 
 class Running(msgspec.Struct):
@@ -59,8 +70,9 @@ class Running(msgspec.Struct):
 class DataFolder:
     """One data folder. `open` it before anything else."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shape: Shape = Shape.ONE_MACHINE) -> None:
         self.path = path.absolute()
+        self.shape = shape
         self.signing_key_file = self.path / "keys" / "signing-keys.json"
         self.cluster = self.path / "postgres" / "cluster"
         self.sockets = self.path / "postgres"
@@ -116,9 +128,17 @@ class DataFolder:
         except msgspec.MsgspecError as error:
             raise Mendable(f"{file} is damaged ({error}): put it back from a copy.") from error
 
+    def passwords(self, *names: str) -> dict[str, str]:
+        """The passwords of these parts of a cluster, made where there are none yet."""
+        kept = self.secrets()
+        if missing := [name for name in names if name not in kept.passwords]:
+            kept.passwords.update((name, secrets.token_hex(24)) for name in missing)
+            self.keep(kept)
+        return kept.passwords
+
     def keep(self, kept: Secrets) -> None:
         """Writes the secrets."""
-        _write(self.path / "secrets.json", kept)
+        write_whole(self.path / "secrets.json", kept)
 
     def running(self) -> Running:
         """What the running or last `up` left; nothing where none did, or where it can no longer be read."""
@@ -129,7 +149,7 @@ class DataFolder:
 
     def note(self, running: Running) -> None:
         """Writes what the commands beside `up`, and the next `up`, have to know."""
-        _write(self.path / _STATE, running)
+        write_whole(self.path / _STATE, running)
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -159,14 +179,15 @@ class DataFolder:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Mendable(
-                f"Another `holdfast up` runs on {self.path}: stop that one first, or give another folder with --data."
+                f"Another `holdfast {self.shape}` runs on {self.path}: stop that one first, "
+                "or give another folder with --data."
             ) from None
 
     def _check_marker(self, marker: int, strangers: set[str]) -> None:
         text = os.pread(marker, 4096, 0)
         # An empty one is left by a first start that was cut off at once: then nothing else is there either.
         if not text and not strangers:
-            os.pwrite(marker, msgspec.json.encode(_Marker(FORMAT)) + b"\n", 0)
+            os.pwrite(marker, msgspec.json.encode(_Marker(FORMAT, self.shape)) + b"\n", 0)
             os.fsync(marker)
             return
         try:
@@ -179,6 +200,10 @@ class DataFolder:
             raise Mendable(
                 f"{self.path} has format {made.format} of a newer Holdfast; this one knows {FORMAT} at most: "
                 "install that release, or give another folder with --data."
+            )
+        if made.shape != self.shape:
+            raise Mendable(
+                f"{self.path} is a folder of `holdfast {made.shape}`: run that, or give another folder with --data."
             )
 
     def _check_cluster(self) -> None:
@@ -220,7 +245,7 @@ def settings_of(data: Path) -> Settings:
     return load_settings(**given)
 
 
-def _write(file: Path, content: msgspec.Struct) -> None:
+def write_whole(file: Path, content: msgspec.Struct) -> None:
     """Replaces the file whole, so that a reader or a power cut never meets half of one."""
     unfinished = file.with_name(f"{file.name}.new")
     handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -1,32 +1,33 @@
-"""Connections to PostgreSQL: the pool for everything ordinary. The batch writers hold connections of their own."""
+"""Connections to PostgreSQL: the pools for everything ordinary. The batch writers hold connections of their own."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import TypeAlias
 
 import asyncpg
 
+from holdfast.engines.hosts.connection import AWAY, Connection
+from holdfast.engines.hosts.position import LogPosition
+from holdfast.engines.hosts.primary import PrimaryPool
+from holdfast.engines.hosts.reads import Reads
+from holdfast.engines.hosts.replicas import Replicas
+from holdfast.engines.statements import load_statements
 from holdfast.errors import Busy
 from holdfast.settings import Settings
 
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+__all__ = [
+    "AWAY",
+    "BY_KEY",
+    "Connection",
+    "Pool",
+    "Reads",
+    "load_statements",
+    "open_pool",
+    "open_reads",
+    "transaction",
+]
 
-# What a lost, refused or overloaded database raises; a caller may try again.
-AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    # What a connection says whose server crashed in the middle of an exchange.
-    asyncpg.InternalClientError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # Everything that a purchase, a worker or a page asks goes by key. A plan that was made while a table was empty would
 # scan it from end to end, and is kept while the table grows; so would these ways walk a whole index.
@@ -34,30 +35,25 @@ BY_KEY = {"enable_seqscan": "off", "enable_mergejoin": "off", "enable_indexonlys
 
 
 async def open_pool(settings: Settings, server_settings: Mapping[str, str] = BY_KEY) -> Pool:
-    """A pool of at most `database_connections_max`; its connections are made when they are first needed."""
-    return await _open(settings, {"application_name": "holdfast", **server_settings})
+    """A pool of at most `database_connections_max`; its connections are made when they are first needed, to the host
+    that is the primary then."""
+    return await PrimaryPool(settings, {"application_name": "holdfast", **server_settings})
 
 
-async def open_reading_pool(settings: Settings) -> Pool:
-    """A pool for single statements that read: a connection that is given back need not be put in order, which takes as
-    long as such a statement does. As large as the other one."""
-    return await _open(settings, {"application_name": "holdfast reads", **BY_KEY}, _leave_as_it_is)
+async def open_reads(settings: Settings) -> Reads:
+    """What only reads: from replicas where `replica_database_url` names some.
 
-
-async def _open(
-    settings: Settings,
-    server_settings: Mapping[str, str],
-    reset: Callable[[object], Awaitable[None]] | None = None,
-) -> Pool:
-    return await asyncpg.create_pool(
-        settings.database_url.get_secret_value(),
-        min_size=0,
-        max_size=settings.database_connections_max,
-        command_timeout=settings.database_timeout_seconds,
-        timeout=settings.database_timeout_seconds,
-        server_settings=dict(server_settings),
-        reset=reset,
-    )
+    Its pool is as large as the other one. A connection that is given back is not put in order, which would take as long
+    as a single statement that reads does.
+    """
+    server_settings = {"application_name": "holdfast reads", **BY_KEY}
+    pool = await PrimaryPool(settings, server_settings, _leave_as_it_is)
+    watch = pool.primary.watch
+    if not settings.replica_database_url.get_secret_value() or watch is None:
+        return Reads(pool)
+    replicas = Replicas(settings, server_settings, watch)
+    await replicas.open()
+    return Reads(pool, replicas, LogPosition(pool, settings.database_timeout_seconds))
 
 
 async def _leave_as_it_is(_: object) -> None:
@@ -72,12 +68,3 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
             yield connection  # type: ignore[misc]  # a pool's proxy has a connection's methods
     except AWAY as error:
         raise Busy("The database did not answer in time.") from error
-
-
-def load_statements(package: str, name: str) -> dict[str, str]:
-    """The named statements of a .sql file: each begins with a line `-- name: …`, its description under it."""
-    statements: dict[str, str] = {}
-    for block in (files(package) / name).read_text("utf-8").split("-- name:")[1:]:
-        title, _, body = block.partition("\n")
-        statements[title.strip()] = body.strip()
-    return statements

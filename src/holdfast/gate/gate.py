@@ -1,19 +1,20 @@
 """The gate, seen from Python: one Valkey function call for a whole micro-batch of one event.
 
 The gate is a fast filter, not the truth. Whatever it cannot answer in time goes through PostgreSQL alone: a circuit
-breaker keeps a gate that is away from costing every purchase its time-out.
+breaker for each server keeps one that is away from costing every purchase its time-out. Servers that are away are tried
+beside the purchases (cluster.py).
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
 
-from holdfast.clock import monotonic_seconds
+from holdfast.gate.cluster import SLOTS, Node, Nodes, slot_of
 from holdfast.gate.wire import ReplyError, Wire, WireError
 from holdfast.settings import Settings
 
@@ -31,6 +32,8 @@ CALL_MAX = 2000
 
 _LIBRARY = (files("holdfast.gate") / "gate.lua").read_text("utf-8")
 _FAILED = (WireError, ReplyError)
+_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+"""How a node says that it does not have an event's slot, or not alone. The node itself is well."""
 _encode = msgspec.json.encode
 
 
@@ -72,37 +75,52 @@ def hold_of(user_id: UUID, tier_ids: Sequence[UUID], quantities: Sequence[int]) 
 
 
 class Gate:
-    """One process's connection to the gate."""
+    """One process's connections to the gate."""
 
     def __init__(self, settings: Settings) -> None:
-        url = urlsplit(settings.gate_url.get_secret_value())
-        self.wire = Wire(url, settings.gate_timeout_seconds) if url.hostname else None
-        self._retry_seconds = settings.gate_retry_seconds
+        self._nodes = Nodes(settings) if settings.gate_url.get_secret_value() else None
         self._lease_ms = str(settings.lease_seconds * 1000)
-        self._closed_until = 0.0 if self.wire else float("inf")
 
     async def open(self) -> None:
-        """Loads the functions if it can."""
-        if self.wire is not None:
-            try:
-                await self._load_functions(self.wire)
-            except _FAILED:
-                self._trip()
+        """Learns which servers there are, and loads the functions into each, if it can."""
+        nodes = self._nodes
+        if nodes is None:
+            return
+        await nodes.learn()
+        await asyncio.gather(*(self._try_functions(node) for node in nodes.masters))
+        if nodes.is_away:
+            nodes.learn_soon()
 
     async def close(self) -> None:
-        """Closes the connection."""
-        if self.wire is not None:
-            await self.wire.close()
+        """Closes the connections."""
+        if self._nodes is not None:
+            await self._nodes.close()
 
     @property
     def is_absent(self) -> bool:
         """Whether this deployment has no gate at all."""
-        return self.wire is None
+        return self._nodes is None
 
     @property
     def is_away(self) -> bool:
-        """Whether the breaker is open."""
-        return monotonic_seconds() < self._closed_until
+        """Whether nobody can be asked about any event."""
+        return self._nodes is None or self._nodes.is_away
+
+    @property
+    def nodes(self) -> Nodes:
+        """The servers behind it. There must be some."""
+        assert self._nodes is not None, "this deployment has no gate"
+        return self._nodes
+
+    @property
+    def wire(self) -> Wire:
+        """The wire to the one server that is alone."""
+        (node,) = self.nodes.masters
+        return node.wire
+
+    def node_of(self, event_id: UUID) -> str:
+        """The name of the node that an event is looked for in; empty where there is one server. Raises GateAway."""
+        return self._node(event_id).id
 
     async def reserve(
         self, event_id: UUID, epoch: int, wants: Sequence[Want], settled: Sequence[Ask], asks: Sequence[Ask]
@@ -131,9 +149,12 @@ class Gate:
             payload = _encode({"settle": settle[part], "release": release[part], "forget": forget[part]})
             await self._call("holdfast_finish", event_id, str(epoch), "1" if leave_tombstones else "0", payload)
 
-    async def load_begin(self, event_id: UUID, epoch: int) -> None:
-        """Empties the gate and closes it to everyone of an older epoch."""
+    async def load_begin(self, event_id: UUID, epoch: int) -> str:
+        """Empties the gate and closes it to everyone of an older epoch. The node that the load goes to: should another
+        take its place meanwhile, the rest of the load is stale."""
+        node = self._node(event_id)
         await self._call("holdfast_load_begin", event_id, str(epoch))
+        return node.id
 
     async def load_add(
         self, event_id: UUID, epoch: int, users: Sequence[tuple[str, int]], holds: Sequence[Keyed]
@@ -148,68 +169,93 @@ class Gate:
     async def lapsed(self, event_id: UUID, epoch: int, limit: int) -> list[Keyed]:
         """Holds whose lease is over and whose order was not settled: PostgreSQL has to be asked."""
         found = await self._call("holdfast_lapsed", event_id, str(epoch), str(limit))
-        return [
-            (key, msgspec.json.decode(hold, type=list[str | int]))
-            for key, hold in zip(found[::2], found[1::2], strict=True)
-            if hold
-        ]
+        return [(key, msgspec.json.decode(hold, type=list[str | int])) for key, hold in _pairs(found) if hold]
 
     async def state(self, event_id: UUID) -> GateState | None:
-        """What the gate holds of an event; None when nothing."""
-        gate, _, holds, leases, _ = _keys(event_id)
-        fields = _pairs(await self._ask("HGETALL", gate))
-        if not fields:
+        """What the gate holds of an event; None when nothing. What was loaded into another master is not open."""
+        epoch, state, holds, leases, *pairs = await self._call("holdfast_state", event_id)
+        if not epoch:
             return None
-        free = {UUID(name[5:]): int(count) for name, count in fields.items() if name.startswith("free:")}
-        return GateState(
-            epoch=int(fields.get("epoch", 0)),
-            is_open=fields.get("state") == "open",
-            free=free,
-            holds=await self._ask("HLEN", holds),
-            leases=await self._ask("ZCARD", leases),
-        )
+        free = {UUID(tier): int(count) for tier, count in _pairs(pairs)}
+        return GateState(int(epoch), state == "open", free, int(holds), int(leases))
 
     async def holds(self, event_id: UUID) -> dict[str, Hold]:
         """Every hold of an event: for reconciling, not for the path of an order."""
-        fields = _pairs(await self._ask("HGETALL", _keys(event_id)[2]))
-        return {key: msgspec.json.decode(hold, type=list[str | int]) for key, hold in fields.items()}
+        flat = await self._ask(self._node(event_id), "HGETALL", _place(event_id)[1][2])
+        return {key: msgspec.json.decode(hold, type=list[str | int]) for key, hold in _pairs(flat)}
+
+    async def ailments(self) -> list[str]:
+        """What is wrong with the servers: those that do not answer or lack the functions, slots that nobody serves."""
+        nodes = self.nodes
+        await nodes.learn()
+        found = [f"{node.address}: {node.error}" for node in nodes.masters if node.is_away]
+        for node in nodes.masters:
+            try:
+                if not node.is_away and not await node.wire.call("FUNCTION", "LIST", "LIBRARYNAME", "holdfast_gate"):
+                    found.append(f"{node.address}: has no functions")
+            except _FAILED as error:
+                found.append(f"{node.address}: {error}")
+        if nodes.masters and nodes.unserved:
+            found.append(f"{nodes.unserved} of {SLOTS} slots have no master")
+        return found or ([] if nodes.masters else ["no node of the cluster answers"])
 
     async def _call(self, function: str, event_id: UUID, *arguments: str | bytes) -> list[str]:
-        keys = _keys(event_id)
-        answer: list[str] = await self._ask("FCALL", function, len(keys), *keys, *arguments)
+        slot, keys = _place(event_id)
+        if self._nodes is None:
+            raise GateAway
+        answer: list[str] = await self._ask(self._nodes.by_slot[slot], "FCALL", function, 5, *keys, *arguments)
         if answer[0] == "stale":
             raise GateStale
         return answer[1:]
 
-    async def _ask(self, *command: str | bytes | int) -> Any:
-        wire = self.wire
-        if wire is None or self.is_away:
+    async def _ask(self, node: Node, *command: str | bytes | int) -> Any:
+        if node.is_away:
+            self.nodes.watch()
             raise GateAway
         try:
-            try:
-                return await wire.call(*command)
-            except ReplyError as error:
-                # A server that was restarted has lost its functions along with everything else.
-                if "Function not found" not in str(error):
-                    raise
-                await self._load_functions(wire)
-                return await wire.call(*command)
+            return await node.wire.call(*command)
         except _FAILED as error:
-            self._trip()
+            return await self._ask_again(node, command, error)
+
+    async def _ask_again(self, node: Node, command: tuple[str | bytes | int, ...], error: Exception) -> Any:
+        """What can be done at once where a call failed; the rest is left to others than its caller."""
+        if str(error).startswith(_ELSEWHERE):
+            self.nodes.learn_soon()
             raise GateAway from error
+        try:
+            # A server that was restarted has lost its functions along with everything else.
+            if "Function not found" not in str(error):
+                raise error
+            await _load_functions(node)
+            return await node.wire.call(*command)
+        except _FAILED as failure:
+            self.nodes.trip(node, failure)
+            raise GateAway from failure
 
-    async def _load_functions(self, wire: Wire) -> None:
-        await wire.call("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
+    def _node(self, event_id: UUID) -> Node:
+        if self._nodes is None:
+            raise GateAway
+        return self._nodes.by_slot[_place(event_id)[0]]
 
-    def _trip(self) -> None:
-        self._closed_until = monotonic_seconds() + self._retry_seconds
+    async def _try_functions(self, node: Node) -> None:
+        if not node.is_away:
+            try:
+                await _load_functions(node)
+            except _FAILED as error:
+                self.nodes.trip(node, error)
+
+
+async def _load_functions(node: Node) -> None:
+    await node.wire.call("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
 
 
 @lru_cache(maxsize=1024)
-def _keys(event_id: UUID) -> tuple[str, str, str, str, str]:
+def _place(event_id: UUID) -> tuple[int, tuple[str, str, str, str, str]]:
+    """The slot of an event, and its keys."""
     tag = "{" + event_id.hex + "}"
-    return f"{tag}:gate", f"{tag}:users", f"{tag}:holds", f"{tag}:leases", f"{tag}:tombstones"
+    keys = (f"{tag}:gate", f"{tag}:users", f"{tag}:holds", f"{tag}:leases", f"{tag}:tombstones")
+    return slot_of(event_id.hex), keys
 
 
-def _pairs(flat: list[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _pairs(flat: list[str]) -> Iterable[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)

@@ -1,10 +1,15 @@
 -- name: next_epoch
 -- Begins a load: the epoch that the gate will have. NULL where the event has no gate (it is a draft).
-UPDATE tickets.gates SET epoch = epoch + 1, loaded_in = NULL WHERE event_id = $1 RETURNING epoch
+SELECT tickets.begin_load($1)
 
 -- name: loaded
--- Ends a load: the snapshot that the gate's content was read in. Outbox rows visible in it are already in the gate.
-UPDATE tickets.gates SET loaded_in = $3::text::pg_snapshot WHERE event_id = $1 AND epoch = $2
+-- Ends a load: the snapshot that the gate's content was read in, and the node that has it. Outbox rows visible in it are
+-- already in the gate.
+SELECT tickets.end_load($1, $2, $3::text::pg_snapshot, $4)
+
+-- name: given_up
+-- Declares the gate's content of an epoch void, wherever it is.
+SELECT tickets.give_up_load($1, $2)
 
 -- name: snapshot
 SELECT pg_current_snapshot()::text
@@ -28,14 +33,14 @@ JOIN orders.orders o USING (user_id, idempotency_key)
 
 -- name: epochs
 -- Every event with a gate that may still sell or hold something.
-SELECT g.event_id, g.epoch, g.loaded_in IS NOT NULL AS loaded FROM tickets.gates g
+SELECT g.event_id, g.epoch, g.node, g.loaded_in IS NOT NULL AS loaded FROM tickets.gates g
 JOIN tickets.events e ON e.id = g.event_id
 WHERE e.status = 'published'
   AND EXISTS (SELECT 1 FROM tickets.stock s WHERE s.event_id = g.event_id AND (s.closes_at > clock_timestamp() OR s.held > 0))
 
--- name: epoch
--- The epoch of a loaded gate.
-SELECT epoch FROM tickets.gates WHERE event_id = $1 AND loaded_in IS NOT NULL
+-- name: gate
+-- An event's gate, as PostgreSQL knows it.
+SELECT epoch, node, loaded_in IS NOT NULL AS loaded FROM tickets.gates WHERE event_id = $1
 
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended($1, 0))

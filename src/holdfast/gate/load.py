@@ -4,6 +4,8 @@ The new epoch closes the gate to everyone first, so that whatever was done to th
 that the snapshot sees. Purchases go through PostgreSQL alone until the gate is open; their outbox rows bring them in.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import structlog
@@ -21,30 +23,53 @@ async def load_gate(pool: Pool, gate: Gate, event_id: UUID, *, unless_open: bool
     """Loads one event's gate. False when another process is at it, or the event has none.
 
     With `unless_open` a gate that somebody has loaded just now is left as it is. Raises GateAway or GateStale (a newer
-    load overtook this one); whoever finds the gate closed loads it again.
+    load overtook this one, or another node took the place of the one that it went to); whoever finds the gate closed
+    loads it again.
     """
-    lock = f"holdfast gate {event_id}"
-    async with pool.acquire() as connection:
-        if not await connection.fetchval(SQL["lock"], lock):
+    async with _alone(pool, event_id) as connection:
+        if connection is None:
             return False
-        try:
-            if unless_open and await _is_open(connection, gate, event_id):  # type: ignore[arg-type]
-                return True
-            epoch = await connection.fetchval(SQL["next_epoch"], event_id)
-            if epoch is None:
-                return False
-            await gate.load_begin(event_id, epoch)
-            snapshot = await _fill(connection, gate, event_id, epoch)  # type: ignore[arg-type]
-            await connection.execute(SQL["loaded"], event_id, epoch, snapshot)
-        finally:
-            await connection.execute(SQL["unlock"], lock)
-    _log.info("gate loaded", event_id=str(event_id), epoch=epoch)
+        known = await connection.fetchrow(SQL["gate"], event_id)
+        if known is None:
+            return False
+        if known["node"] and known["node"] != gate.node_of(event_id):
+            # Either the node is gone that had it, or we have not heard yet who took its place: then the gate that
+            # somebody has loaded there would be given up for one in a node that nobody else asks any more.
+            await gate.nodes.learn()
+        # Asked in any case: as long as the gate is away its epoch stays what it is.
+        state = await gate.state(event_id)
+        is_open = state is not None and state.is_open and state.epoch == known["epoch"]
+        if unless_open and known["loaded"] and is_open:
+            return True
+        epoch = await connection.fetchval(SQL["next_epoch"], event_id)
+        node = await gate.load_begin(event_id, epoch)
+        snapshot = await _fill(connection, gate, event_id, epoch)
+        await connection.execute(SQL["loaded"], event_id, epoch, snapshot, node)
+    _log.info("gate loaded", event_id=str(event_id), epoch=epoch, node=node)
     return True
 
 
-async def _is_open(connection: Connection, gate: Gate, event_id: UUID) -> bool:
-    state = await gate.state(event_id)
-    return state is not None and state.is_open and state.epoch == await connection.fetchval(SQL["epoch"], event_id)
+async def give_up(pool: Pool, event_id: UUID, epoch: int) -> None:
+    """Declares void what a gate that cannot be told anything holds of an event. Whoever reaches it finds it stale, and
+    loads it again."""
+    async with _alone(pool, event_id) as connection:
+        if connection is not None:
+            await connection.execute(SQL["given_up"], event_id, epoch)
+            _log.warning("gate given up", event_id=str(event_id), epoch=epoch)
+
+
+@asynccontextmanager
+async def _alone(pool: Pool, event_id: UUID) -> "AsyncIterator[Connection | None]":
+    """A connection to be used for an event's gate by one process at a time; None while another is at it."""
+    lock = f"holdfast gate {event_id}"
+    async with pool.acquire() as connection:
+        if not await connection.fetchval(SQL["lock"], lock):
+            yield None
+            return
+        try:
+            yield connection  # type: ignore[misc]  # a pool's proxy has a connection's methods
+        finally:
+            await connection.execute(SQL["unlock"], lock)
 
 
 async def _fill(connection: Connection, gate: Gate, event_id: UUID, epoch: int) -> str:

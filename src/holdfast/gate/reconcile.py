@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from holdfast.engines.database import Pool
-from holdfast.gate.gate import Gate, GateStale, Hold, Keyed, hold_key, hold_of, parse_hold_key
+from holdfast.gate.gate import Gate, GateAway, GateStale, Hold, Keyed, hold_key, hold_of, parse_hold_key
 from holdfast.gate.load import SQL, load_gate
 
 _LEASES_MAX = 1000
@@ -39,7 +39,9 @@ class Reconcile:
         self._suspected: dict[UUID, tuple[int, Difference]] = {}
 
     async def run(self) -> None:
-        """One round over every gate that may still sell or hold something. Raises GateAway."""
+        """One round over every gate that may still sell or hold something. Raises GateAway, after the last, when some
+        could not be looked at."""
+        away = 0
         for row in await self._pool.fetch(SQL["epochs"]):
             event_id, epoch = row["event_id"], row["epoch"]
             try:
@@ -47,6 +49,10 @@ class Reconcile:
                 await self._compare(event_id, epoch)
             except GateStale:
                 continue
+            except GateAway:
+                away += 1
+        if away:
+            raise GateAway(f"{away} gates")
 
     async def _end_leases(self, event_id: UUID, epoch: int) -> None:
         if not await self._is_loaded(event_id, epoch):

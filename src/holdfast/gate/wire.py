@@ -6,6 +6,8 @@ to threads of its own; docs/decisions/0012 has the figures.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
@@ -22,11 +24,12 @@ class ReplyError(Exception):
 
 class Wire:
     """Calls go out as they come and are answered in that order. The connection is made when it is first needed, and
-    anew after it was lost."""
+    anew after it was lost, of which `when_lost` hears at once."""
 
-    def __init__(self, url: SplitResult, timeout_seconds: float) -> None:
+    def __init__(self, url: SplitResult, timeout_seconds: float, when_lost: Callable[[], None] | None = None) -> None:
         self._url = url
         self._timeout_seconds = timeout_seconds
+        self._when_lost = when_lost
         self._line: _Line | None = None
         self._opening: asyncio.Task[_Line] | None = None
 
@@ -38,9 +41,14 @@ class Wire:
         return await self._ask(line, command)
 
     async def close(self) -> None:
-        """Ends the connection."""
-        if self._line is not None:
-            self._line.lose()
+        """Ends the connection. A call makes it anew."""
+        self.lose()
+
+    def lose(self) -> None:
+        """The same; whoever waits for a reply gets none."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.lose()
 
     async def _open(self) -> "_Line":
         if self._opening is None:
@@ -57,7 +65,7 @@ class Wire:
         host, port = self._url.hostname or "", self._url.port or 6379
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                _, line = await loop.create_connection(_Line, host, port)
+                _, line = await loop.create_connection(partial(_Line, self._note_loss), host, port)
         except (OSError, TimeoutError) as error:
             raise WireError(f"no connection: {error}") from error
         try:
@@ -71,6 +79,11 @@ class Wire:
         self._line = line
         return line
 
+    def _note_loss(self, line: "_Line") -> None:
+        # One that is still being opened, or that was closed on purpose, is no news.
+        if line is self._line and self._when_lost is not None:
+            self._when_lost()
+
     async def _ask(self, line: "_Line", command: tuple[str | bytes | int, ...]) -> Any:
         loop = asyncio.get_running_loop()
         reply = line.ask(command, loop)
@@ -83,8 +96,9 @@ class Wire:
 
 
 class _Line(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, note_loss: "Callable[[_Line], None]") -> None:
         self.is_lost = False
+        self._note_loss = note_loss
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(encoding="utf-8", replyError=ReplyError)
         self._waiting: deque[asyncio.Future[Any]] = deque()
@@ -100,13 +114,15 @@ class _Line(asyncio.Protocol):
 
     def lose(self) -> None:
         """Gives the connection up."""
-        self.is_lost = True
+        was_lost, self.is_lost = self.is_lost, True
         if self._transport is not None:
             self._transport.abort()
         while self._waiting:
             reply = self._waiting.popleft()
             if not reply.done():
                 reply.set_exception(WireError("no answer"))
+        if not was_lost:
+            self._note_loss(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]

@@ -3,11 +3,10 @@
 import base64
 from uuid import UUID
 
-from asyncpg import Record
-
 from holdfast import ids
-from holdfast.engines.database import AWAY, Pool
-from holdfast.errors import Busy, Fault, Invalid, refuse
+from holdfast.engines.database import Reads
+from holdfast.engines.hosts.position import LATEST
+from holdfast.errors import Fault, Invalid, refuse
 from holdfast.orders.journal import SQL
 from holdfast.orders.order import Order, OrderPage, order_of_row
 
@@ -16,30 +15,24 @@ LIMIT_MAX = 100
 
 
 class History:
-    """Reads orders for their owners."""
+    """Reads orders for their owners, who see whatever they were told was done. Raises Busy."""
 
-    def __init__(self, reads: Pool) -> None:
+    def __init__(self, reads: Reads) -> None:
         self._reads = reads
 
-    async def order(self, order_id: UUID) -> Order:
-        """One order. Raises not_found; whose it is, the caller checks."""
-        rows = await self._fetch(SQL["orders"], [order_id])
+    async def order(self, order_id: UUID, since: int = LATEST) -> Order:
+        """One order, not before a log position. Raises not_found; whose it is, the caller checks."""
+        rows = await self._reads.fetch(SQL["orders"], [order_id], since=since)
         if not rows:
             raise refuse("not_found")
         return order_of_row(rows[0])
 
-    async def page(self, user_id: UUID, limit: int, cursor: str | None) -> OrderPage:
-        """One page of a user's orders."""
+    async def page(self, user_id: UUID, limit: int, cursor: str | None, since: int = LATEST) -> OrderPage:
+        """One page of a user's orders, not before a log position."""
         after = _decode_cursor(cursor) if cursor is not None else None
-        rows = await self._fetch(SQL["history"], user_id, after, limit + 1)
+        rows = await self._reads.fetch(SQL["history"], user_id, after, limit + 1, since=since)
         orders = [order_of_row(row) for row in rows[:limit]]
         return OrderPage(orders, _encode_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None)
-
-    async def _fetch(self, statement: str, *arguments: object) -> list[Record]:
-        try:
-            return await self._reads.fetch(statement, *arguments)
-        except AWAY as error:
-            raise Busy("The database did not answer in time.") from error
 
 
 def parse_limit(text: str | None) -> int:

@@ -55,6 +55,8 @@ class Written(msgspec.Struct):
     is_reserved: bool = False
     """Whether the order holds its tickets."""
     refusal: Refusal | None = None
+    position: str | None = None
+    """Where the log ended after the commit, where readers need to know."""
 
 
 async def write_orders(writer: Writer, batch: Sequence[Reservation]) -> list[Written]:

@@ -32,7 +32,16 @@ _OFFERS_MAX = 4096
 class Reserve:
     """Makes orders. One instance per process."""
 
-    def __init__(self, settings: Settings, pool: Pool, gate: Gate, sales: Fresh[Sale]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        gate: Gate,
+        sales: Fresh[Sale],
+        mark: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> None:
+        self._mark = mark
+        """Where the log ends now, asked once for a batch; None where no reader needs to know."""
         self._gate = gate
         self._sales = sales
         self._offers: dict[Basket, Offer] = {}
@@ -64,6 +73,17 @@ class Reserve:
         """The same, without a turn of the event loop; None while no fresh snapshot of the sale is at hand."""
         fresh, sale = self._sales.peek(basket.event_id)
         return self._submit(user_id, idempotency_key, basket, sale) if fresh else None
+
+    async def rehearse(self) -> None:
+        """Has connections and statements ready."""
+        for batches in (self._purchases, self._lookup_batches):
+            await batches.rehearse()
+
+    async def get_ready(self, event_id: UUID) -> None:
+        """Has an event's snapshot at hand, and its gate loaded. Raises Busy and GateAway."""
+        if not self._gate.is_absent and await self._sales.get(event_id) is not None:
+            await self._leases.get_ready(event_id)
+        await self._sales.get(event_id)
 
     def _submit(self, user_id: UUID, idempotency_key: str, basket: Basket, sale: Sale | None) -> Reply[Written]:
         if len(basket.tier_ids) > self._lines_max:
@@ -111,7 +131,8 @@ class Reserve:
         """
         await self._pass_gate(batch)
         passed = [one for one in batch if one.refusal is None]
-        written = iter(await self._write(passed) if passed else ())
+        # A batch of nothing, which is a rehearsal, is written too.
+        written = iter(await self._write(passed) if passed or not batch else ())
         return [next(written) if one.refusal is None else self._lookup_batches for one in batch]
 
     async def _pass_gate(self, batch: list[Reservation]) -> None:
@@ -168,6 +189,10 @@ class Reserve:
                 given_back.append(reservation)
         self._leases.settle(settled)
         self._leases.give_back(given_back)
+        if self._mark is not None:
+            position = await self._mark()
+            for written in answers:
+                written.position = position
         return answers
 
     async def _look_up(self, batch: list[Reservation]) -> Sequence[_Step]:

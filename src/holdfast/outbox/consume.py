@@ -1,24 +1,49 @@
-"""Reads the outbox directly: each consumer with its own recorded progress, one owner at a time.
+"""What a consumer is, whichever way the outbox's rows come to it.
 
-Sequence order is not commit order, so a consumer never asks for `id > last seen`: it reads by (transaction, id), and
-only transactions below the snapshot's xmin, among which no row can appear any more.
+A consumer is written once and works over both transports: it reads the outbox directly (`outbox/direct.py`), or the
+topics that the relay fills from it (`outbox/kafka_consumer.py`). There are two forms of it:
+
+* `Recorder`: its effect is in PostgreSQL. It gets the connection on which its progress is recorded, in one transaction
+  with what it writes: each row takes effect exactly once, wherever a process is killed.
+
+      async def record(rows: Sequence[OutboxRow], connection: Connection) -> None: ...
+      Recorder("stats", ("order.reserved", "order.confirmed"), record)
+
+* `Consumer`: its effect is elsewhere (the gate, a mail, a provider), or in transactions of its own. A row may come
+  twice, so the effect goes by a key, or carries a name that stays the same (`row.event_id`).
+
+      async def handle(rows: Sequence[OutboxRow]) -> int: ...
+      Consumer("notify", ("order.confirmed",), handle)
+
+What both may rely on: only rows of `kinds` come, at most ROWS_MAX at once; those of one subject come in the order they
+were written, while rows of different subjects may come in any order and in two processes at once (each row in one of
+them). Rows are thin over both transports: the state is read by the subject. It may have gone further by then, so what
+a row says is its kind and version.
+
+What a consumer says when it cannot:
+
+* what it needs is away: `handle` answers how many rows are done; the rest comes again, as often as it takes. The
+  errors of an absent database (AWAY) and Busy mean the same, for `record` too.
+* any other exception: the rows are handed over one by one, the one that raises `tries_max` times, and then it goes to
+  the dead letters (`outbox/dead_letters.py`) with the reason, and the next one comes. A dead letter that is handed over
+  again, by `holdfast events redrive`, comes after newer rows of its subject.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from datetime import datetime
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
 
-from holdfast.engines.database import AWAY, Connection, Pool, load_statements
+from holdfast.engines.database import AWAY, Connection
 from holdfast.errors import Busy
 
-SQL = load_statements("holdfast.outbox", "outbox.sql")
-
 ROWS_MAX = 1000
-PRUNE_MAX = 5000
-_OWNER_RETRY_SECONDS = 1.0
+TRIES_MAX = 5
+_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS_MAX = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -27,54 +52,118 @@ class OutboxRow(NamedTuple):
     """One state change. `scope` is the event (concert) it belongs to; `position` names it for good."""
 
     position: tuple[str, int]
+    """(transaction, number): the order in which rows are read. The transaction is an xid8 as text."""
     kind: str
     subject: UUID
     version: int
     scope: UUID
+    occurred_at: datetime
+    """PostgreSQL's clock when the row was written, in UTC."""
+
+    @property
+    def event_id(self) -> str:
+        """The name under which others know it: the CloudEvent's id."""
+        return f"{self.position[0]}-{self.position[1]}"
 
 
 Handle = Callable[[Sequence[OutboxRow]], Awaitable[int]]
 """Handles rows in order; answers how many of them are done. A row that is not done comes again."""
 
+Record = Callable[[Sequence[OutboxRow], Connection], Awaitable[None]]
+"""Writes the effect of all rows on this connection, which is in a transaction; does not commit."""
+
 
 class Consumer(NamedTuple):
-    """A consumer: its name in outbox.consumers, the kinds of rows it acts on, and what it does with them."""
+    """A consumer with an effect elsewhere: its name, the kinds of rows it acts on, and what it does with them."""
 
     name: str
     kinds: tuple[str, ...]
     handle: Handle
 
 
-async def consume(pool: Pool, consumer: Consumer, stop: asyncio.Event, poll_seconds: float) -> None:
-    """Runs one consumer until `stop`. Two that run at once take turns: one owns the progress, the other waits."""
-    while not stop.is_set():
-        try:
-            async with pool.acquire() as connection:
-                if await connection.fetchval(SQL["lock"], consumer.name):
-                    try:
-                        await _consume_as_owner(connection, consumer, stop, poll_seconds)  # type: ignore[arg-type]
-                    finally:
-                        # Ends the session's advisory lock, also when the loop broke off in the middle.
-                        if not connection.is_closed():
-                            await connection.execute("SELECT pg_advisory_unlock_all()")
-        except (*AWAY, Busy) as error:
-            _log.warning("consumer waits", consumer=consumer.name, error=type(error).__name__)
-        await wait(stop, _OWNER_RETRY_SECONDS)
+class Recorder(NamedTuple):
+    """A consumer whose effect is in PostgreSQL: its name, the kinds of rows it acts on, and what it writes."""
+
+    name: str
+    kinds: tuple[str, ...]
+    record: Record
 
 
-async def prune(pool: Pool, stop: asyncio.Event, poll_seconds: float) -> None:
-    """Deletes what every consumer has passed, until `stop`."""
-    position = ("0", 0)
-    while not stop.is_set():
-        deleted = 0
+AnyConsumer = Consumer | Recorder
+
+
+class Overtaken(Exception):
+    """Another process has moved this consumer's progress: what was under way is not recorded, and begins anew."""
+
+
+class Reading(Protocol):
+    """Some rows under way, and where it is written down how far the consumer has come with them."""
+
+    async def advance(self, connection: Connection, done: int) -> None:
+        """Records that the first `done` rows are dealt with, in the caller's transaction. Raises Overtaken."""
+
+    async def bury(self, connection: Connection, index: int, reason: str) -> None:
+        """Puts one row with the dead letters, and records that it and those before it are dealt with."""
+
+
+async def deliver(
+    connection: Connection,
+    consumer: AnyConsumer,
+    rows: Sequence[OutboxRow],
+    reading: Reading,
+    tries_max: int = TRIES_MAX,
+) -> int:
+    """Hands rows over and records the progress: how many are dealt with, the rest having to wait.
+
+    Raises what tells that a database is away, and Overtaken.
+    """
+    try:
+        return await _attempt(connection, consumer, rows, reading, 0)
+    except (*AWAY, Busy, Overtaken):
+        raise
+    except Exception as error:
+        # One by one shows which of them it is.
+        _log.warning("rows not handled", consumer=consumer.name, rows=len(rows), reason=_reason(error))
+    for index in range(len(rows)):
+        if not await _deliver_alone(connection, consumer, rows[index], reading, index, tries_max):
+            return index
+    return len(rows)
+
+
+async def _deliver_alone(
+    connection: Connection, consumer: AnyConsumer, row: OutboxRow, reading: Reading, index: int, tries_max: int
+) -> bool:
+    reason = ""
+    for attempt in range(tries_max):
         try:
-            row = await pool.fetchrow(SQL["prune"], *position, PRUNE_MAX)
-            assert row is not None
-            position, deleted = (row["xid"], row["id"]), row["deleted"]
-        except AWAY as error:
-            _log.warning("outbox not pruned", error=type(error).__name__)
-        if deleted < PRUNE_MAX:
-            await wait(stop, max(poll_seconds, 0.2))
+            return await _attempt(connection, consumer, [row], reading, index) == 1
+        except (*AWAY, Busy, Overtaken):
+            raise
+        except Exception as error:
+            reason = _reason(error)
+        if attempt < tries_max - 1:
+            await asyncio.sleep(min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2**attempt))
+    _log.error("dead letter", consumer=consumer.name, event_id=row.event_id, kind=row.kind, reason=reason)
+    await reading.bury(connection, index, reason)
+    return True
+
+
+async def _attempt(
+    connection: Connection, consumer: AnyConsumer, rows: Sequence[OutboxRow], reading: Reading, before: int
+) -> int:
+    if isinstance(consumer, Recorder):
+        async with connection.transaction():
+            await consumer.record(rows, connection)
+            await reading.advance(connection, before + len(rows))
+        return len(rows)
+    done = await consumer.handle(rows)
+    if done:
+        await reading.advance(connection, before + done)
+    return done
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 async def wait(stop: asyncio.Event, seconds: float) -> None:
@@ -83,35 +172,3 @@ async def wait(stop: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         return
-
-
-async def _consume_as_owner(
-    connection: Connection, consumer: Consumer, stop: asyncio.Event, poll_seconds: float
-) -> None:
-    progress = await connection.fetchrow(SQL["progress"], consumer.name)
-    assert progress is not None, f"the migrations know no consumer {consumer.name}"
-    position = (progress["xid"], progress["id"])
-    while not stop.is_set():
-        looked_at, position = await step(connection, consumer, position)
-        if looked_at < ROWS_MAX:
-            await wait(stop, poll_seconds)
-
-
-async def step(connection: Connection, consumer: Consumer, position: tuple[str, int]) -> tuple[int, tuple[str, int]]:
-    """Handles the next rows and records the progress: how many were looked at (0 if none is done), and where it is."""
-    found = await connection.fetch(SQL["rows"], *position, ROWS_MAX, consumer.kinds)
-    if not found:
-        return 0, position
-    rows = [
-        OutboxRow((row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"]) for row in found
-    ]
-    relevant = [row for row in rows if row.kind in consumer.kinds]
-    done = await consumer.handle(relevant) if relevant else 0
-    if done == len(relevant):
-        reached, looked_at = rows[-1].position, found[0]["looked_at"]
-    elif done:
-        reached, looked_at = relevant[done - 1].position, 0
-    else:
-        return 0, position
-    await connection.execute(SQL["advance"], consumer.name, *reached)
-    return looked_at, reached

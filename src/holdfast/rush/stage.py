@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from holdfast import clock, ids
+from holdfast.auth.actors import Actor
 from holdfast.auth.addresses import parse_address
 from holdfast.auth.passwords import Passwords
 from holdfast.auth.tokens import Tokens
@@ -17,7 +18,7 @@ from holdfast.engines.database import Pool, load_statements
 from holdfast.errors import Mendable
 from holdfast.rush.http_client import Client, Reply, UnansweredError
 from holdfast.settings import Settings
-from holdfast.tickets.catalogue import Actor, open_catalogue
+from holdfast.tickets.catalogue import open_catalogue
 from holdfast.tickets.event_fields.bodies import EventBody, PriceBody, TierBody
 from holdfast.tickets.event_rows import HOUSE_ORGANISER
 

@@ -1,7 +1,8 @@
 """Brings a database to the schema of this release: `holdfast migrate`.
 
 Alembic orders the revisions and writes one script (its offline mode); asyncpg, the only driver here, runs it in one
-transaction under an advisory lock, so that two that migrate at once do not meet.
+transaction under an advisory lock, so that two that migrate at once do not meet. Then the services' database roles,
+where there are any, get their grants.
 """
 
 import io
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import asyncpg
 
+from holdfast.engines.hosts.connection import connect_to_primary
 from holdfast.errors import Mendable
+from holdfast.schema.roles import create_roles, grant
 
 _FOLDER = Path(__file__).parent
+_CONNECT_SECONDS = 60.0
 _LOCK = 0x686F6C64  # "hold"
 
 
@@ -30,9 +34,12 @@ async def current_revision(connection: "asyncpg.Connection[asyncpg.Record]") -> 
     return revision
 
 
-async def migrate(database_url: str) -> list[str]:
-    """Runs what is missing; answers the revisions it ran. Raises Mendable for a database of a newer release."""
-    connection = await asyncpg.connect(database_url)
+async def migrate(database_url: str, *, with_roles: bool = False) -> list[str]:
+    """Runs what is missing; answers the revisions it ran. `with_roles` makes the services' roles that are missing.
+
+    Raises Mendable for a database of a newer release, and for roles that cannot be made or be given their grants.
+    """
+    connection = await connect_to_primary(database_url, timeout=_CONNECT_SECONDS)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         current = await current_revision(connection)
@@ -45,6 +52,9 @@ async def migrate(database_url: str) -> list[str]:
         missing = known if current is None else known[known.index(current) + 1 :]
         if missing:
             await connection.execute(_script(current))
+        if with_roles:
+            await create_roles(connection)
+        await grant(connection)
         return missing
     finally:
         await connection.close()

@@ -9,13 +9,14 @@ contradict, the capacity, is judged by the CHECK of the stock's row alone.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from holdfast import ids
-from holdfast.engines.database import Connection, Pool, transaction
+from holdfast.auth.actors import Actor
+from holdfast.engines.database import Connection, Pool, Reads, transaction
+from holdfast.engines.hosts.position import ANYTHING, LATEST
 from holdfast.errors import Fault, Invalid, Refusal, refuse
 from holdfast.settings import Settings
 from holdfast.tickets import event_rows as rows
@@ -45,52 +46,53 @@ _CONSTRAINTS: dict[str, Callable[[], Refusal]] = {
 _ALL_EVENTS_PAGE = 1_000
 
 
-class Actor(NamedTuple):
-    """Who acts on the catalogue: an organiser on their own events, an administrator on everyone's."""
-
-    user_id: UUID
-    is_administrator: bool
-
-
 class Catalogue:
     """Everything that is asked of or done to events and tiers, except selling."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, reads: Reads) -> None:
         self.settings = settings
         self.pool = pool
+        self._reads = reads
 
-    async def published(self, found: search.Search, after: search.Position, limit: int) -> dict[str, object]:
-        """A page of the published events that a search finds: an EventPage."""
+    async def published(
+        self, found: search.Search, after: search.Position, limit: int, since: int = ANYTHING
+    ) -> dict[str, object]:
+        """A page of the published events that a search finds, not before a log position: an EventPage."""
         arguments = (*after, found.from_, found.before, found.words, found.places, limit + 1)
-        async with transaction(self.pool) as connection:
-            return _page(await connection.fetch(SQL["published"], *arguments), limit)
+        return _page(await self._reads.fetch(SQL["published"], *arguments, since=since), limit)
 
-    async def of_organiser(self, organiser_id: UUID, after: search.Position, limit: int) -> dict[str, object]:
+    async def of_organiser(
+        self, organiser_id: UUID, after: search.Position, limit: int, since: int = LATEST
+    ) -> dict[str, object]:
         """A page of an organiser's events, drafts and cancelled ones too: an EventPage."""
-        async with transaction(self.pool) as connection:
-            return _page(await connection.fetch(SQL["of_organiser"], organiser_id, *after, limit + 1), limit)
+        return _page(await self._reads.fetch(SQL["of_organiser"], organiser_id, *after, limit + 1, since=since), limit)
 
     async def all_events(self) -> list[dict[str, object]]:
         """Every event with its tickets counted, for the command line."""
         found: list[dict[str, object]] = []
         position = search.START
         while True:
-            async with transaction(self.pool) as connection:
-                page = await connection.fetch(SQL["all_events"], *position, _ALL_EVENTS_PAGE)
+            page = await self._reads.fetch(SQL["all_events"], *position, _ALL_EVENTS_PAGE, since=LATEST)
             found += [counted(row) for row in page]
             if len(page) < _ALL_EVENTS_PAGE:
                 return found
             position = search.Position(page[-1]["starts_at"], page[-1]["id"])
 
-    async def event(self, event_id: UUID, actor: Actor | None) -> dict[str, object]:
+    async def event(self, event_id: UUID, actor: Actor | None, since: int = ANYTHING) -> dict[str, object]:
         """An event: a ManagedEvent for those who may change it, an Event for everyone else, who sees no draft."""
+        if actor is not None:
+            return await self._event_for(event_id, actor)
+        rows = await self._reads.fetch(SQL["event"], event_id, since=since)
+        return _shown(rows[0] if rows else None)
+
+    async def _event_for(self, event_id: UUID, actor: Actor) -> dict[str, object]:
+        # Those who may change it look at the primary: the event and its tiers of one moment, and what they are about
+        # to change.
         async with transaction(self.pool) as connection:
             row = await connection.fetchrow(SQL["event"], event_id)
-            if row is not None and actor is not None and _may_change(actor, row):
+            if row is not None and _may_change(actor, row):
                 return await _managed(connection, event_id)
-        if row is None or row["status"] == "draft":
-            raise refuse("not_found")
-        return public_event(row)
+        return _shown(row)
 
     async def create(self, actor: Actor, body: EventBody) -> dict[str, object]:
         """Makes a draft, with the tiers it is given: a ManagedEvent."""
@@ -185,11 +187,18 @@ class Catalogue:
         return managed_tier(tier, event)
 
 
-async def open_catalogue(settings: Settings, pool: Pool) -> Catalogue:
-    """The catalogue, once the house organiser, to whom imported events belong, is there."""
+async def open_catalogue(settings: Settings, pool: Pool, reads: Reads | None = None) -> Catalogue:
+    """The catalogue, once the house organiser, to whom imported events belong, is there. Without `reads` the pool
+    answers those too."""
     async with transaction(pool) as connection:
         await rows.ensure_house_organiser(connection)
-    return Catalogue(settings, pool)
+    return Catalogue(settings, pool, reads or Reads(pool))
+
+
+def _shown(row: asyncpg.Record | None) -> dict[str, object]:
+    if row is None or row["status"] == "draft":
+        raise refuse("not_found")
+    return public_event(row)
 
 
 def _page(found: list[asyncpg.Record], limit: int) -> dict[str, object]:

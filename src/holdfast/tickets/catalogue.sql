@@ -131,11 +131,9 @@ INSERT INTO tickets.gates (event_id, epoch) SELECT g, 0 FROM unnest($1::uuid[]) 
 INSERT INTO outbox.events (kind, subject, version, scope)
 SELECT $1, e.id, e.version, e.id FROM tickets.events e WHERE e.id = ANY ($2::uuid[])
 
--- name: ensure_house_organiser
--- The organiser of imported events. It has no password; its key is none that an address can have, so that nobody can
--- register in its place.
-INSERT INTO auth.users (id, email, email_key, name, role) VALUES ($1, $2, '(house)', 'House', 'organiser')
-ON CONFLICT (id) DO NOTHING
+-- name: house_organiser
+-- The organiser of imported events, whom the auth service's function makes where there is none yet.
+SELECT auth.house_organiser()
 
 -- name: lock_import
 -- One import at a time writes the events of an organiser.

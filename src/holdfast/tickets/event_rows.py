@@ -18,7 +18,6 @@ SQL = load_statements("holdfast.tickets", "catalogue.sql")
 
 HOUSE_ORGANISER = UUID("00000000-0000-7000-8000-000000000001")
 """The user that imported events belong to."""
-HOUSE_EMAIL = "house@holdfast.invalid"
 
 _FIELDS = EventFields.__struct_fields__
 
@@ -37,8 +36,9 @@ class NewEvent(NamedTuple):
 
 async def ensure_house_organiser(connection: Connection) -> UUID:
     """The house organiser's user id; makes the user where there is none yet."""
-    await connection.execute(SQL["ensure_house_organiser"], HOUSE_ORGANISER, HOUSE_EMAIL)
-    return HOUSE_ORGANISER
+    organiser_id: UUID = await connection.fetchval(SQL["house_organiser"])
+    assert organiser_id == HOUSE_ORGANISER
+    return organiser_id
 
 
 async def insert_events(connection: Connection, events: Sequence[NewEvent]) -> set[UUID]:

@@ -6,7 +6,6 @@ organisers   GET /organiser/events, POST /events, PATCH /events/{event_id}, POST
              POST /events/import
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -14,19 +13,17 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from holdfast import ids
-from holdfast.auth.identity import authorization_of, signed_in
-from holdfast.auth.tokens import Identity, Tokens
+from holdfast.auth.actors import Actor, Callers, IsAdministrator
+from holdfast.auth.position import Since
+from holdfast.auth.tokens import Verifier
 from holdfast.errors import Busy, refuse
-from holdfast.tickets.catalogue import Actor, Catalogue
+from holdfast.tickets.catalogue import Catalogue
 from holdfast.tickets.event_fields import CAPACITY_MAX
 from holdfast.tickets.event_fields.bodies import EventBody, EventChange, TierBody, TierChange
 from holdfast.tickets.importing import Format
 from holdfast.tickets.importing.writer import import_catalogue
 from holdfast.tickets.search import LIMIT_DEFAULT, LIMIT_MAX, read_cursor, read_search
 from holdfast.tickets.views import Event, EventPage, ImportReport, ManagedEvent, ManagedTier
-
-IsAdministrator = Callable[[UUID], Awaitable[bool]]
-"""Whether the database says that this user is an administrator."""
 
 Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 Cursor = Annotated[str | None, Query(description="The next_cursor of the page before.", max_length=64)]
@@ -42,10 +39,10 @@ _MEDIA_TYPES: dict[str, Format] = {
 }
 
 
-def ticket_routes(catalogue: Catalogue, tokens: Tokens, is_administrator: IsAdministrator) -> APIRouter:
+def ticket_routes(catalogue: Catalogue, tokens: Verifier, is_administrator: IsAdministrator) -> APIRouter:
     """All routes of this service."""
     router = APIRouter()
-    caller = _Caller(tokens, is_administrator)
+    caller = Callers(tokens, is_administrator)
     _add_reading(router, catalogue, caller)
     _add_events(router, catalogue, caller)
     _add_tiers(router, catalogue, caller)
@@ -53,37 +50,7 @@ def ticket_routes(catalogue: Catalogue, tokens: Tokens, is_administrator: IsAdmi
     return router
 
 
-class _Caller:
-    """Who calls: their token's role, and for administrators the database's word too."""
-
-    def __init__(self, tokens: Tokens, is_administrator: IsAdministrator) -> None:
-        self.organiser = self._organiser_dependency(tokens)
-        self._tokens = tokens
-        self._is_administrator = is_administrator
-
-    def _organiser_dependency(self, tokens: Tokens) -> Callable[[Identity], Awaitable[Actor]]:
-        async def organiser(identity: Annotated[Identity, Depends(signed_in(tokens))]) -> Actor:
-            actor = await self._actor(identity)
-            if actor is None:
-                raise refuse("forbidden", "Only organisers and administrators may do this.")
-            return actor
-
-        return organiser
-
-    async def anyone(self, request: Request) -> Actor | None:
-        """The organiser or administrator who calls, None for everyone else."""
-        authorization = authorization_of(request)
-        return None if authorization is None else await self._actor(self._tokens.verify(authorization))
-
-    async def _actor(self, identity: Identity) -> Actor | None:
-        if identity.role == "organiser":
-            return Actor(identity.user_id, is_administrator=False)
-        if identity.role == "admin" and await self._is_administrator(identity.user_id):
-            return Actor(identity.user_id, is_administrator=True)
-        return None
-
-
-def _add_reading(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> None:
+def _add_reading(router: APIRouter, catalogue: Catalogue, caller: Callers) -> None:
     zone = catalogue.settings.house_time_zone
 
     @router.get("/events", response_model=EventPage, tags=["events"])
@@ -94,25 +61,32 @@ def _add_reading(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> No
         place: Words = None,
         from_: Annotated[Day, Query(alias="from")] = None,
         to: Day = None,
+        *,
+        since: Since,
     ) -> Response:
         """Published events in the order of their start, and what of them a search finds."""
         found = read_search(q, place, from_, to, zone)
-        return _json(await catalogue.published(found, read_cursor(cursor), limit))
+        return _json(await catalogue.published(found, read_cursor(cursor), limit, since))
 
     @router.get("/organiser/events", response_model=EventPage, tags=["organisers"])
     async def list_own_events(
-        actor: Annotated[Actor, Depends(caller.organiser)], limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+        actor: Annotated[Actor, Depends(caller.organiser)],
+        since: Since,
+        limit: Limit = LIMIT_DEFAULT,
+        cursor: Cursor = None,
     ) -> Response:
         """The caller's events, drafts and cancelled ones too."""
-        return _json(await catalogue.of_organiser(actor.user_id, read_cursor(cursor), limit))
+        return _json(await catalogue.of_organiser(actor.user_id, read_cursor(cursor), limit, since))
 
     @router.get("/events/{event_id}", response_model=ManagedEvent | Event, tags=["events"])
-    async def read_event(event_id: str, actor: Annotated[Actor | None, Depends(caller.anyone)]) -> Response:
+    async def read_event(
+        event_id: str, actor: Annotated[Actor | None, Depends(caller.anyone)], since: Since
+    ) -> Response:
         """One event. Its organiser and administrators see its tiers too, and it while it is a draft."""
-        return _json(await catalogue.event(_event(event_id), actor))
+        return _json(await catalogue.event(_event(event_id), actor, since))
 
 
-def _add_events(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> None:
+def _add_events(router: APIRouter, catalogue: Catalogue, caller: Callers) -> None:
     @router.post("/events", response_model=ManagedEvent, status_code=201, tags=["organisers"])
     async def create_event(body: EventBody, actor: Annotated[Actor, Depends(caller.organiser)]) -> Response:
         """Makes a draft."""
@@ -136,7 +110,7 @@ def _add_events(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> Non
         return _json(await catalogue.cancel(actor, _event(event_id)))
 
 
-def _add_tiers(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> None:
+def _add_tiers(router: APIRouter, catalogue: Catalogue, caller: Callers) -> None:
     @router.post("/events/{event_id}/tiers", response_model=ManagedTier, status_code=201, tags=["organisers"])
     async def add_tier(event_id: str, body: TierBody, actor: Annotated[Actor, Depends(caller.organiser)]) -> Response:
         """Adds a tier."""
@@ -159,7 +133,7 @@ def _add_tiers(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> None
         return Response(status_code=204)
 
 
-def _add_import(router: APIRouter, catalogue: Catalogue, caller: _Caller) -> None:
+def _add_import(router: APIRouter, catalogue: Catalogue, caller: Callers) -> None:
     text = {"schema": {"type": "string"}}
     takes: dict[str, Any] = {media_type: text for media_type in _MEDIA_TYPES if not media_type.endswith("json")}
     takes |= {media_type: {"schema": {}} for media_type in _MEDIA_TYPES if media_type.endswith("json")}

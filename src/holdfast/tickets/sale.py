@@ -55,7 +55,12 @@ class Sale(NamedTuple):
 
 
 def fresh_sales(settings: Settings, pool: Pool) -> Fresh[Sale]:
-    """The sales, at most `catalogue_seconds` old."""
+    """The sales, at most `catalogue_seconds` old.
+
+    From the primary: an order's price, limit and time are taken from here, and the gate is asked under this epoch. From
+    a replica that lags a changed price would go on being sold at, and every process would take a gate that was loaded
+    anew for a stale one and sell around it.
+    """
 
     async def load(event_id: UUID) -> Sale | None:
         rows = await pool.fetch(SQL["sale"], event_id)

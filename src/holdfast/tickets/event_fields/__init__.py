@@ -1,8 +1,8 @@
-"""What an event and its tiers may be: texts, moments, currencies and the bodies that give them. Nothing here does I/O.
+"""What an event and its tiers may be: texts, moments and the bodies that give them. Nothing here does I/O.
 
 EventFields, TierFields    what is written to PostgreSQL, already valid
 bodies                     the JSON of the organiser's routes, turned into these
-texts, moments, currencies the rules of each kind of value, shared with the import of catalogues
+texts, moments             the rules of each kind of value, shared with the import of catalogues
 """
 
 from datetime import datetime

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from holdfast.currencies import known_currency
 from holdfast.errors import Fault, Invalid
 from holdfast.settings import Settings
 from holdfast.tickets.event_fields import (
@@ -22,7 +23,6 @@ from holdfast.tickets.event_fields import (
     EventFields,
     TierFields,
 )
-from holdfast.tickets.event_fields.currencies import known_currency
 from holdfast.tickets.event_fields.moments import checked_zone, end_of_day, read_moment
 from holdfast.tickets.event_fields.texts import (
     ADDRESS_LENGTH_MAX,

@@ -16,8 +16,8 @@ import unicodedata
 from decimal import Decimal
 from typing import NamedTuple
 
+from holdfast.currencies import EXPONENTS, minor_units
 from holdfast.tickets.event_fields import PRICE_AMOUNT_MAX
-from holdfast.tickets.event_fields.currencies import EXPONENTS, minor_units
 
 _TEXT_LENGTH_MAX = 64
 _FREE = frozenset({"free", "免費", "免费", "無料", "gratis", "kostenlos"})

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from holdfast.currencies import major_units
 from holdfast.tickets.event_fields import CAPACITY_MAX, TierFields
-from holdfast.tickets.event_fields.currencies import major_units
 from holdfast.tickets.event_fields.texts import NAME_LENGTH_MAX
 
 

@@ -15,9 +15,10 @@ import asyncpg
 import msgspec
 
 from holdfast import ids
+from holdfast.auth.actors import Actor
 from holdfast.engines.database import Connection, transaction
 from holdfast.tickets import event_rows as rows
-from holdfast.tickets.catalogue import Actor, Catalogue
+from holdfast.tickets.catalogue import Catalogue
 from holdfast.tickets.event_fields import TierFields
 from holdfast.tickets.event_rows import SQL
 from holdfast.tickets.importing import Format

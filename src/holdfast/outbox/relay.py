@@ -1,0 +1,193 @@
+"""Publishes the outbox to Kafka.
+
+What is about one order or event is published by one lane, and each lane has one owner at a time, however many relays
+run: whoever has its advisory lock, on a connection that the server ends when nothing is heard of it. Progress is
+recorded when Kafka has the events; a lane that changes hands begins where it was recorded, so that an event may be
+published twice, and each one's first time is in order. That holds with a former owner too who does not know yet that
+he is none: what he still sends, he began to send in order after what was there.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from confluent_kafka import KafkaException
+
+from holdfast import ids
+from holdfast.engines.database import AWAY, BY_KEY, Connection, Pool, load_statements, open_pool
+from holdfast.errors import Busy, Mendable
+from holdfast.outbox.consume import OutboxRow, Overtaken, wait
+from holdfast.outbox.direct import SQL as OUTBOX
+from holdfast.outbox.direct import Position, progress_of
+from holdfast.outbox.events import (
+    EVENT_KINDS,
+    LANE_NAMES,
+    LANES,
+    ORDER_STATUSES,
+    EventData,
+    Message,
+    Money,
+    OrderData,
+    OrderLine,
+    StockData,
+    TierStock,
+    published,
+    stock_changed,
+)
+from holdfast.outbox.publisher import Publisher
+from holdfast.outbox.topics import ensure_topics
+from holdfast.settings import Settings
+
+SQL = load_statements("holdfast.outbox", "relay.sql")
+
+ROWS_MAX = 4000
+"""Rows of the outbox that a lane looks at in one go; it publishes about a quarter of them."""
+_OWNER_RETRY_SECONDS = 1.0
+_TOPICS_RETRY_SECONDS = 5.0
+_SILENT_SECONDS_MAX = 10
+"""After so long without a word the server ends a lane's connection, and with it its lock: a relay that is frozen."""
+
+_MAKE_STOCK_NEW = (*ORDER_STATUSES, *EVENT_KINDS)
+
+_log = structlog.get_logger(__name__)
+
+
+async def relay(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs the lanes until `stop`. Topics that are missing are made; as long as one is refused nothing is published."""
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(ensure_topics, settings)
+            break
+        except Mendable as refusal:
+            _log.error("relay refuses to publish", reason=str(refusal))
+        except KafkaException as error:
+            _log.warning("relay waits for Kafka", error=str(error.args[0]))
+        await wait(stop, _TOPICS_RETRY_SECONDS)
+    pool = await open_pool(settings, BY_KEY | {"idle_session_timeout": f"{_SILENT_SECONDS_MAX}s"})
+    try:
+        async with asyncio.TaskGroup() as group:
+            for lane in range(LANES):
+                group.create_task(_run_lane(settings, pool, lane, stop))
+    finally:
+        await pool.close()
+
+
+async def _run_lane(settings: Settings, pool: Pool, lane: int, stop: asyncio.Event) -> None:
+    name = LANE_NAMES[lane]
+    while not stop.is_set():
+        try:
+            async with pool.acquire() as connection:
+                if await connection.fetchval(OUTBOX["lock"], name):
+                    try:
+                        await _Lane(settings, connection, lane, stop).run()  # type: ignore[arg-type]
+                    finally:
+                        # Ends the session's advisory lock, also when the loop broke off in the middle.
+                        if not connection.is_closed():
+                            await connection.execute("SELECT pg_advisory_unlock_all()")
+        except (*AWAY, Busy, Overtaken, KafkaException) as error:
+            _log.warning("relay waits", lane=lane, error=type(error).__name__, reason=str(error))
+        await wait(stop, _OWNER_RETRY_SECONDS)
+
+
+class _Lane:
+    """One lane in the hands of its owner."""
+
+    def __init__(self, settings: Settings, connection: Connection, lane: int, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._connection = connection
+        self._lane = lane
+        self._name = LANE_NAMES[lane]
+        self._poll_seconds = settings.relay_poll_seconds
+        self._publisher = Publisher(settings, stop)
+
+    async def run(self) -> None:
+        """Publishes until told to stop, or until the connection or the publisher is lost."""
+        position = await progress_of(self._connection, self._name)
+        try:
+            while not self._stop.is_set():
+                looked_at, position = await self._step(position)
+                if looked_at < ROWS_MAX:
+                    await wait(self._stop, self._poll_seconds)
+        finally:
+            await asyncio.to_thread(self._publisher.discard)
+
+    async def _step(self, position: Position) -> tuple[int, Position]:
+        found = await self._connection.fetch(SQL["lane"], *position, ROWS_MAX, self._lane, LANES)
+        if not found:
+            return 0, position
+        messages = _messages(found) + await self._stock_messages(found)
+        if messages:
+            await self._publisher.publish(messages, self._still_mine)
+        reached = (found[-1]["xid"], found[-1]["id"])
+        if await self._connection.execute(OUTBOX["advance"], self._name, *reached) != "UPDATE 1":
+            raise Overtaken("the lane is no longer a reader of the outbox")
+        return found[-1]["looked_at"], reached
+
+    async def _still_mine(self) -> None:
+        await self._connection.execute("SELECT 1")
+
+    async def _stock_messages(self, found: Sequence[Any]) -> list[Message]:
+        """The counters of the events that were touched, once for each event."""
+        touched = {row["scope"]: row for row in found if row["is_scope"] and row["kind"] in _MAKE_STOCK_NEW}
+        if not touched:
+            return []
+        as_of = await self._connection.fetchval(SQL["as_of"])
+        tiers: dict[UUID, list[TierStock]] = {event_id: [] for event_id in touched}
+        for row in await self._connection.fetch(SQL["stock"], list(touched)):
+            capacity, held, sold = row["capacity"], row["held"], row["sold"]
+            tier = ids.encode(ids.TIER, row["tier_id"])
+            tiers[row["event_id"]].append(TierStock(tier, capacity, held, sold, capacity - held - sold))
+        return [
+            stock_changed(_row_of(row), StockData(ids.encode(ids.EVENT, event_id), as_of, tiers[event_id]))
+            for event_id, row in touched.items()
+        ]
+
+
+def _messages(found: Sequence[Any]) -> list[Message]:
+    messages = []
+    for row in found:
+        if not row["is_subject"]:
+            continue
+        if row["kind"] in ORDER_STATUSES:
+            data: OrderData | EventData | None = _order_data(row)
+        elif row["kind"] in EVENT_KINDS:
+            data = _event_data(row)
+        else:
+            continue
+        if data is None:
+            _log.error("not published: what it is about is gone", kind=row["kind"], subject=str(row["subject"]))
+        else:
+            messages.append(published(_row_of(row), data))
+    return messages
+
+
+def _order_data(row: Any) -> OrderData | None:
+    if row["user_id"] is None:
+        return None
+    lines = zip(row["tier_ids"], row["quantities"], row["unit_prices"], strict=True)
+    return OrderData(
+        order_id=ids.encode(ids.ORDER, row["subject"]),
+        user_id=ids.encode(ids.USER, row["user_id"]),
+        event_id=ids.encode(ids.EVENT, row["scope"]),
+        status=ORDER_STATUSES[row["kind"]],
+        version=row["version"],
+        lines=[OrderLine(ids.encode(ids.TIER, tier), quantity, price) for tier, quantity, price in lines],
+        total=Money(row["total_amount"], row["currency"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _event_data(row: Any) -> EventData | None:
+    if row["status"] is None:
+        return None
+    event_id = ids.encode(ids.EVENT, row["subject"])
+    return EventData(event_id, row["version"], row["status"], row["name"], row["starts_at"], row["time_zone"])
+
+
+def _row_of(row: Any) -> OutboxRow:
+    return OutboxRow(
+        (row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"], row["occurred_at"]
+    )
