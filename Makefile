@@ -14,7 +14,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 # pip asks an installed rustc for its version, and rustup then makes itself a home.
 export RUSTUP_HOME := $(CURDIR)/.venv/cache/rustup
-# Kafka's jars.
+# Kafka's jars, where a test or `holdfast cluster` needs them.
 export HOLDFAST_CACHE_DIR := $(CURDIR)/.venv/cache/holdfast
 
 BIN := .venv/bin
@@ -23,7 +23,7 @@ RUN := .venv/.run-stamp
 DEV := .venv/.dev-stamp
 TOOLS := .venv/.tools-stamp
 
-.PHONY: help up setup setup-dev test test-slow cluster engines check bench format lock clean
+.PHONY: help up setup setup-dev test test-slow cluster cluster-test engines check bench format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make check      format, lint, types, import rules, tests: what CI runs"
 	@echo "make bench      measure how fast it is here, with audit and plots (ARGS='reserve --seconds 5', --list: the cases)"
 	@echo "make cluster    start the scaled-out shape on http://127.0.0.1:8000 (ARGS='--services 3 …')"
+	@echo "make cluster-test  kill, freeze and cut off parts of a cluster under load (ARGS='primary-kill --runs 5', --list)"
 	@echo "make format     put the code in form"
 	@echo "make lock       renew the locks from pyproject.toml"
 	@echo "make clean      remove .venv (data folders stay)"
@@ -62,6 +63,10 @@ check: $(DEV)
 cluster: setup-dev
 	@deploy/engines.sh etcd java mvn
 	@exec $(BIN)/holdfast cluster $(if $(PORT),--port $(PORT)) $(ARGS)
+
+cluster-test: setup-dev
+	@deploy/engines.sh etcd java mvn
+	@exec $(BIN)/holdfast drill $(ARGS)
 
 # All that the tests run and no wheel holds.
 engines:

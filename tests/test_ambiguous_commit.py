@@ -7,15 +7,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from box_office import Desk, Event, assert_sound, audit, open_desk, put_on_sale
-from fault_proxy import FaultProxy, fault_proxy
 from holdfast import ids
+from holdfast.drill.proxy import Link
 from holdfast.engines.database import Pool
 from holdfast.orders.order import Order
 from holdfast.settings import Settings
 
 
 def through(url: str, port: int) -> str:
-    """The same database through a proxy on this port."""
+    """The same database through a link on this port."""
     parts = urlsplit(url)
     return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{port}{parts.path}?sslmode=disable"
 
@@ -25,7 +25,7 @@ def socket_of(url: str) -> Path:
     return Path(parse_qs(urlsplit(url).query)["host"][0]) / ".s.PGSQL.5432"
 
 
-async def cut(desk: Desk, proxy: FaultProxy, operation: str) -> str:
+async def cut(desk: Desk, link: Link, operation: str) -> str:
     """One operation whose committed answer is lost; its outcome."""
     event = await put_on_sale(desk.pool, 10)
     user = ids.new_id()
@@ -33,14 +33,14 @@ async def cut(desk: Desk, proxy: FaultProxy, operation: str) -> str:
     warm, _ = await desk.buy(user, "warm", event, 1)
     await (desk.try_confirm(warm, "warm") if operation == "confirm" else desk.try_cancel(warm, "warm"))
     order = None if operation == "create" else (await desk.buy(user, "key", event, 1))[0]
-    proxy.cut_when, proxy.cuts_left = b"", 1
+    link.answers_to_drop = 1
     if operation == "create":
         made, is_new = await desk.buy(user, "key", event, 1)
         outcome = f"{made.status}, new: {is_new}"
     else:
         assert order is not None
         outcome = await (desk.try_confirm(order) if operation == "confirm" else desk.try_cancel(order))
-    assert proxy.cuts == 1, "the answer was not lost, so nothing was tested"
+    assert link.answers_dropped == 1, "the answer was not lost, so nothing was tested"
     found = await audit(desk.pool, event)
     assert_sound(found)
     assert await desk.pool.fetchval("SELECT count(*) FROM orders.orders") == 2
@@ -53,11 +53,13 @@ async def cut(desk: Desk, proxy: FaultProxy, operation: str) -> str:
 )
 async def test_an_answer_lost_after_the_commit(settings: Settings, pool: Pool, operation: str, outcome: str) -> None:
     url = settings.database_url.get_secret_value()
-    async with (
-        fault_proxy(socket_of(url)) as (proxy, port),
-        open_desk(settings, pool, database_url=through(url, port)) as desk,
-    ):
-        assert await cut(desk, proxy, operation) == outcome
+    link = Link(socket_of(url))
+    port = await link.open()
+    try:
+        async with open_desk(settings, pool, database_url=through(url, port)) as desk:
+            assert await cut(desk, link, operation) == outcome
+    finally:
+        await link.close()
 
 
 async def test_a_standby_wait_that_was_cancelled_is_not_taken_for_success(settings: Settings, pool: Pool) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "rush": "rush",
     "doctor": "doctor",
     "bench": "bench",
+    "drill": "drill",
     "gateway": "gateway",
 }
 """Each command, or group of commands, and the module that registers it. One line adds a command."""

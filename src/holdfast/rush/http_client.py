@@ -28,15 +28,17 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """At most `connections_max` connections to one server. A request waits for a free one, in order of arrival."""
+    """At most `connections_max` connections to one server. A request waits for a free one, in order of arrival, and
+    then at most `answer_seconds_max` for its answer."""
 
-    def __init__(self, url: SplitResult, connections_max: int) -> None:
+    def __init__(self, url: SplitResult, connections_max: int, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
         assert url.hostname is not None
         self._host = url.hostname
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._is_encrypted = url.scheme == "https"
         self._prefix = url.path.rstrip("/")
         self._host_field = url.netloc.rpartition("@")[2]
+        self._answer_seconds_max = answer_seconds_max
         self._free = asyncio.Semaphore(connections_max)
         self._idle: list[_Connection] = []
 
@@ -55,7 +57,7 @@ class Client:
         async with self._free:
             connection = await self._connection()
             try:
-                reply = await connection.ask(message)
+                reply = await connection.ask(message, self._answer_seconds_max)
             except BaseException:
                 connection.abort()
                 raise
@@ -72,7 +74,7 @@ class Client:
             connection = await self._connection()
             try:
                 async with asyncio.timeout(after_seconds):
-                    await connection.ask(message)
+                    await connection.ask(message, self._answer_seconds_max)
             except TimeoutError:
                 pass
             finally:
@@ -130,7 +132,7 @@ class _Connection(asyncio.Protocol):
         """Whether another request may be sent on it."""
         return self._transport is not None and not self._transport.is_closing()
 
-    async def ask(self, message: bytes) -> Reply:
+    async def ask(self, message: bytes, seconds_max: float) -> Reply:
         """Sends a request and waits for its answer. Raises UnansweredError."""
         assert self._waiter is None
         assert self._transport is not None
@@ -139,7 +141,7 @@ class _Connection(asyncio.Protocol):
         self._retry_after, self._body, self._body_bytes = None, [], 0
         self._sent_at = monotonic_seconds()
         self._transport.write(message)
-        silence = self._loop.call_later(ANSWER_SECONDS_MAX, self._give_up, "no answer in time")
+        silence = self._loop.call_later(seconds_max, self._give_up, "no answer in time")
         try:
             return await waiter
         finally:

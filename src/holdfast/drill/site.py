@@ -1,0 +1,169 @@
+"""The cluster as the drills see it: its members by name, what can be done to them, and when it is whole again."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+from urllib.parse import SplitResult, urlsplit
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from holdfast import clock
+from holdfast.cluster.cluster import Cluster
+from holdfast.cluster.layout import HOST, SERVICES
+from holdfast.cluster.parts.postgres import PostgresMember, node_state
+from holdfast.drill.audit.gate import GateReader
+from holdfast.drill.proxy import Cut, Link
+from holdfast.errors import Mendable
+
+_WHOLE_SECONDS_MAX = 120.0
+_LOOK_SECONDS = 0.25
+_KAFKA_SECONDS_MAX = 2.0
+_GATEWAY = "gateway"
+
+
+class Site:
+    """A cluster with its links. Entered before the cluster is started: its members go by the links from the first."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._links: dict[str, Link] = {}
+        self._gateway_port = 0
+
+    async def __aenter__(self) -> Self:
+        layout = self.cluster.layout
+        for place in layout.links():
+            self._links[place.name] = link = Link((HOST, place.target_port))
+            await link.open(place.port)
+        self._links[_GATEWAY] = link = Link((HOST, layout.gateway_port))
+        self._gateway_port = await link.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    @property
+    def url(self) -> SplitResult:
+        """Where the buyers come in: the link to the gateway."""
+        return urlsplit(f"http://{HOST}:{self._gateway_port}")
+
+    def names(self, kind: str) -> list[str]:
+        """The members of a kind."""
+        return [member.name for member in self.cluster.kind(kind)]
+
+    def services(self) -> list[str]:
+        """The processes of all three services."""
+        return [name for role in SERVICES for name in self.names(role)]
+
+    def relays(self) -> list[str]:
+        """The workers that publish the outbox."""
+        return [name for name in self.names("worker") if name.startswith("relay")]
+
+    async def primary(self) -> str:
+        """PostgreSQL's primary. Raises Mendable where there is none for a minute."""
+        return (await self.cluster.primary()).name
+
+    async def find_primary(self) -> str | None:
+        """The primary that there is now; None where there is none."""
+        for number, name in enumerate(self.cluster.layout.postgres, start=1):
+            try:
+                if (await node_state(self.cluster.layout.port(f"patroni-{number}"))).role == "primary":
+                    return name
+            except (OSError, TimeoutError):
+                continue
+        return None
+
+    async def standbys(self) -> list[str]:
+        """The other nodes of PostgreSQL."""
+        return [member.name for member in await self.cluster.standbys()]
+
+    async def masters(self) -> list[str]:
+        """The gate's masters, in the order of their slots."""
+        layout = self.cluster.layout
+        by_port = {layout.reached_port(name): name for name in layout.gate}
+        found = await GateReader(self.cluster.settings.gate_url.get_secret_value()).masters()
+        return [by_port[node.port] for node in sorted(found, key=lambda node: node.first)]
+
+    def way_to_etcd(self, name: str) -> str:
+        """The link by which this node's Patroni reaches etcd."""
+        return f"etcd-{name.rpartition('-')[2]}"
+
+    def kill(self, name: str, *, whole: bool = False) -> None:
+        """kill -9; of a database `whole` its Patroni too."""
+        member = self.cluster.member(name)
+        if isinstance(member, PostgresMember):
+            member.kill(whole=whole)
+        else:
+            member.kill()
+
+    def freeze(self, name: str, *, whole: bool = False) -> None:
+        """SIGSTOP; of a database `whole` its Patroni too."""
+        member = self.cluster.member(name)
+        if isinstance(member, PostgresMember):
+            member.freeze(whole=whole)
+        else:
+            member.freeze()
+
+    def thaw(self, name: str) -> None:
+        """SIGCONT."""
+        self.cluster.member(name).thaw()
+
+    def hold_down(self, name: str) -> None:
+        """It is not started again when it ends, until it is released."""
+        self.cluster.hold_down(name)
+
+    def release(self, name: str) -> None:
+        """It may run again."""
+        self.cluster.release(name)
+
+    def cut(self, name: str, cut: Cut) -> None:
+        """Does this to everything that goes to a member by its link."""
+        self._links[name].apply(cut)
+
+    async def restart(self, name: str) -> None:
+        """Ends a member in order, and waits until it is ready again."""
+        member = self.cluster.member(name)
+        starts = member.starts
+        await member.stop()
+        async with asyncio.timeout(_WHOLE_SECONDS_MAX):
+            while member.starts == starts:
+                await asyncio.sleep(_LOOK_SECONDS)
+        await member.until_ready()
+
+    async def until_ready(self, names: Sequence[str]) -> None:
+        """Waits until these members can be used."""
+        await asyncio.gather(*(self.cluster.member(name).until_ready() for name in names))
+
+    async def until_whole(self) -> None:
+        """Waits until every member is ready, both standbys follow, every master of the gate has a replica, and every
+        partition is on all brokers. Raises Mendable where that does not come to be."""
+        await self.until_ready(list(self.cluster.members))
+        deadline = clock.monotonic_seconds() + _WHOLE_SECONDS_MAX
+        while missing := await self._missing():
+            if clock.monotonic_seconds() >= deadline:
+                raise Mendable(f"The cluster does not become whole: {missing} (see {self.cluster.folder.logs}).")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _missing(self) -> str:
+        numbers = range(1, len(self.cluster.postgres) + 1)
+        try:
+            states = [await node_state(self.cluster.layout.port(f"patroni-{number}")) for number in numbers]
+            wells = await asyncio.gather(*(asyncio.to_thread(node.is_well) for node in self.cluster.gate.nodes))
+            masters = [node for node in self.cluster.gate.nodes if await asyncio.to_thread(node.follows) is None]
+            behind = await asyncio.to_thread(self._partitions_behind)
+        except (OSError, TimeoutError, KafkaException) as error:
+            return f"a member does not answer ({error})"
+        if sorted(state.role for state in states) != ["primary", "replica", "replica"]:
+            return "PostgreSQL has not one primary and two standbys"
+        if any(state.state != "streaming" for state in states if state.role == "replica"):
+            return "a standby does not follow the primary"
+        if not all(wells) or len(masters) * 2 != len(wells):
+            return "the gate is not three masters with a replica each"
+        return f"{behind} partitions are not on every broker" if behind else ""
+
+    def _partitions_behind(self) -> int:
+        brokers = self.cluster.layout.hosts(self.cluster.layout.kafka)
+        # Without a logger of its own it would write about every broker that is away.
+        found = AdminClient({"bootstrap.servers": brokers, "log_level": 0}).list_topics(timeout=_KAFKA_SECONDS_MAX)
+        partitions = [one for topic in found.topics.values() for one in topic.partitions.values()]
+        return sum(len(one.isrs) < len(one.replicas) for one in partitions)

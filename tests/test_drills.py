@@ -1,0 +1,30 @@
+"""Every drill in its short form, one after another on one cluster; `make cluster-test` runs the full forms."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from holdfast.drill.drills import DRILLS, Drill
+from holdfast.drill.rounds import Rounds, open_site, run_one
+from holdfast.drill.site import Site
+
+RATE = 100
+"""A third of what the full forms have: what else the machine does meanwhile is not known here."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """One cluster for all of them."""
+    async with AsyncExitStack() as stack:
+        yield await open_site(stack, tmp_path_factory.mktemp("cluster") / "data", lambda line: None)
+
+
+@pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
+async def test_every_promise_is_kept(site: Site, drill: Drill, tmp_path: Path) -> None:
+    outcome = await run_one(site, drill, Rounds([drill], 1, RATE, None, is_short=True), tmp_path / "record.jsonl")
+    assert outcome.broken == [], outcome
