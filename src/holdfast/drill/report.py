@@ -54,7 +54,7 @@ def in_a_line(outcome: Outcome) -> str:
         f"{outcome.drill}: {found.purchases:,} purchases, {found.failed_purchases:,} failed, "
         f"{found.failed_attempts:,} of {found.requests:,} requests made again, interruption "
         f"{found.interruption_seconds:.2f} s, p99 {found.before.p99_ms:.0f}/{found.during.p99_ms:.0f}/"
-        f"{found.after.p99_ms:.0f} ms, at rest after {outcome.rest_seconds:.1f} s; {counted or 'nothing lost'}"
+        f"{found.after.p99_ms:.0f} ms, at rest after {outcome.rest_seconds:.1f} s ({outcome.waited_for or 'at once'}); {counted or 'nothing lost'}"
     )
 
 

@@ -1,7 +1,7 @@
 """The cluster as the drills see it: its members by name, what can be done to them, and when it is whole again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +17,7 @@ from holdfast.drill.proxy import Cut, Link
 from holdfast.errors import Mendable
 
 _WHOLE_SECONDS_MAX = 120.0
+_SAY_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
 _KAFKA_SECONDS_MAX = 2.0
 _GATEWAY = "gateway"
@@ -25,8 +26,9 @@ _GATEWAY = "gateway"
 class Site:
     """A cluster with its links. Entered before the cluster is started: its members go by the links from the first."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, say: Callable[[str], None] = lambda line: None) -> None:
         self.cluster = cluster
+        self._say = say
         self._links: dict[str, Link] = {}
         self._gateway_port = 0
 
@@ -138,10 +140,14 @@ class Site:
         """Waits until every member is ready, both standbys follow, every master of the gate has a replica, and every
         partition is on all brokers. Raises Mendable where that does not come to be."""
         await self.until_ready(list(self.cluster.members))
-        deadline = clock.monotonic_seconds() + _WHOLE_SECONDS_MAX
+        began, said = clock.monotonic_seconds(), ""
         while missing := await self._missing():
-            if clock.monotonic_seconds() >= deadline:
+            seconds = clock.monotonic_seconds() - began
+            if seconds >= _WHOLE_SECONDS_MAX:
                 raise Mendable(f"The cluster does not become whole: {missing} (see {self.cluster.folder.logs}).")
+            if seconds >= _SAY_SECONDS and missing != said:
+                said = missing
+                self._say(f"waiting: {missing}")
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _missing(self) -> str:
