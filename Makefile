@@ -14,6 +14,8 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 # pip asks an installed rustc for its version, and rustup then makes itself a home.
 export RUSTUP_HOME := $(CURDIR)/.venv/cache/rustup
+# Kafka's jars, where a test or `holdfast cluster` needs them.
+export HOLDFAST_CACHE_DIR := $(CURDIR)/.venv/cache/holdfast
 
 BIN := .venv/bin
 UV := $(BIN)/uv

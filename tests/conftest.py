@@ -18,6 +18,8 @@ from holdfast.schema.migrate import migrate
 from holdfast.settings import Settings
 from postgres_trio import Trio, running_trio
 
+pytest_plugins = ("kafka_house",)
+
 TEMPLATE = "template_holdfast"
 
 

@@ -1,4 +1,4 @@
-"""A primary and two standbys that stream from it: PostgreSQL on three loopback ports, to be frozen, killed and promoted.
+"""A primary and two standbys that stream from it: PostgreSQL on three loopback ports, to be frozen and killed.
 
 Commits wait for one of the two standbys (`ANY 1`), as on a real cluster. Who is promoted and who follows whom is done
 here by hand; on a real cluster Patroni does it.
@@ -71,12 +71,16 @@ class Trio:
         self._folder = folder
         password = secrets.token_hex(16)
         self.nodes = {
-            name: Node(
-                name, PostgresServer(folder / name, folder, folder / f"{name}.log", password, port=free_port())
-            )
+            name: Node(name, PostgresServer(folder / name, folder, folder / f"{name}.log", password, port=free_port()))
             for name in NAMES
         }
         self.primary = self.nodes["ann"]
+
+    @property
+    def standbys(self) -> tuple[str, str]:
+        """The names of the other two."""
+        first, second = (name for name, node in self.nodes.items() if node is not self.primary)
+        return first, second
 
     def start(self) -> None:
         """Makes and starts all three, with a migrated template database."""
@@ -114,9 +118,7 @@ class Trio:
     async def follow(self, name: str) -> None:
         """Has a standby follow the present primary, which then waits for it."""
         node = self.nodes[name]
-        await run_on(
-            self.url("postgres", name), f"ALTER SYSTEM SET primary_conninfo = '{self._conninfo(name)}'"
-        )
+        await run_on(self.url("postgres", name), f"ALTER SYSTEM SET primary_conninfo = '{self._conninfo(name)}'")
         await run_on(self.url("postgres", name), "SELECT pg_reload_conf()")
         await self.wait_for_standbys(name)
         assert node is not self.primary
@@ -124,7 +126,9 @@ class Trio:
     async def require(self, *names: str) -> None:
         """Has the primary's commits wait for one of these."""
         wanted = f"ANY 1 ({', '.join(names)})" if names else ""
-        await run_on(self.url("postgres", self.primary.name), f"ALTER SYSTEM SET synchronous_standby_names = '{wanted}'")
+        await run_on(
+            self.url("postgres", self.primary.name), f"ALTER SYSTEM SET synchronous_standby_names = '{wanted}'"
+        )
         await run_on(self.url("postgres", self.primary.name), "SELECT pg_reload_conf()")
 
     async def wait_for_standbys(self, *names: str) -> None:
@@ -164,7 +168,7 @@ class Trio:
         """The name of a fresh, migrated database, known to every standby."""
         name = f"test_{secrets.token_hex(6)}"
         await run_on(self.url("postgres", self.primary.name), f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        await self.caught_up(*(one.name for one in self.nodes.values() if one is not self.primary))
+        await self.caught_up(*self.standbys)
         yield name
 
     async def heal(self) -> None:
@@ -176,10 +180,9 @@ class Trio:
                 node.server.stop(hurry=True)
                 shutil.rmtree(node.server.data)
                 await asyncio.to_thread(self._copy, name)
-        others = [name for name, node in self.nodes.items() if node is not self.primary]
-        await self.resume(*others)
-        await self.wait_for_standbys(*others)
-        await self.require(*others)
+        await self.resume(*self.standbys)
+        await self.wait_for_standbys(*self.standbys)
+        await self.require(*self.standbys)
 
     async def _follows(self, name: str) -> bool:
         following = f"SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = '{name}')"

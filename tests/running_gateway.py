@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
 
 from conftest import free_port
+from holdfast import ids
 from holdfast.auth.tokens import Tokens
 from holdfast.gateway import Address, Plan, configuration, envoy_command
 from holdfast.settings import Settings
@@ -40,16 +42,26 @@ class Gateway:
         """How many processes of a service are sent requests."""
         return self.metric(f"cluster.{service}.membership_healthy")
 
+    def ejected(self, service: str) -> int:
+        """How many processes of a service are put aside."""
+        return self.metric(f"cluster.{service}.outlier_detection.ejections_active")
+
     def lines(self) -> list[dict[str, Any]]:
         """The access log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
+Change = Callable[[dict[str, Any]], None]
+
+
 @contextmanager
-def running(plan: Plan, folder: Path) -> Iterator[Gateway]:
-    """A gateway on this plan, ready once this begins."""
+def running(plan: Plan, folder: Path, change: Change | None = None) -> Iterator[Gateway]:
+    """A gateway on this plan, ready once this begins. `change` is for negative controls: it takes a guard away."""
     written = folder / "gateway.json"
-    written.write_text(json.dumps(configuration(plan)))
+    document = configuration(plan)
+    if change is not None:
+        change(document)
+    written.write_text(json.dumps(document))
     log = folder / "gateway.log"
     with log.open("wb") as output, subprocess.Popen(envoy_command(written), stdout=output, stderr=output) as process:
         try:
@@ -97,7 +109,7 @@ Answer = Callable[[Asked], Awaitable[Reply | None]]
 class Double:
     """One process of a service that answers as it is told. `answer` returning None breaks the connection off."""
 
-    def __init__(self, service: str, number: int, keys: dict[str, Any]) -> None:
+    def __init__(self, service: str, number: int, keys: dict[str, Any] | None) -> None:
         self.name = f"{service} {number}"
         self.keys = keys
         self.is_ready = True
@@ -156,7 +168,7 @@ class Double:
         if asked.headers.get("user-agent", "").startswith("Envoy/HC"):
             return (200 if self.is_ready else 503), {}, b""
         if asked.path == "/.well-known/jwks.json" and "x-request-id" not in asked.headers:
-            return 200, {"content-type": "application/json"}, json.dumps(self.keys).encode()
+            return (200 if self.keys else 500), {"content-type": "application/json"}, json.dumps(self.keys).encode()
         self.asked.append(asked)
         return await self.answer(asked)
 
@@ -186,6 +198,15 @@ class Doubles(NamedTuple):
     tokens: Tokens
     processes: dict[str, list[Double]]
 
+    def headers(self, user_id: UUID | None = None) -> dict[str, str]:
+        """The headers of a user's purchase, with a new key; of anyone's where none is given."""
+        token = self.tokens.issue(user_id or ids.new_id(), "buyer")
+        return {"Authorization": f"Bearer {token}", "Idempotency-Key": ids.new_id().hex}
+
+    async def buy(self, user_id: UUID | None = None) -> httpx.Response:
+        """A purchase."""
+        return await self.client.post("/orders/create", json={}, headers=self.headers(user_id))
+
     def asked(self, service: str) -> list[Asked]:
         """What has reached a service."""
         return [asked for process in self.processes[service] for asked in process.asked]
@@ -204,18 +225,30 @@ class Doubles(NamedTuple):
         raise AssertionError(f"{service}: {self.gateway.healthy(service)} are healthy, not {number}")
 
 
+def _change(document: dict[str, Any], change: Change | None) -> None:
+    for cluster in document["static_resources"]["clusters"]:
+        # On a machine that is short of time the doubles are slow to say that they are well; when they are not, they
+        # say so, or are gone.
+        cluster["health_checks"][0]["timeout"] = "30s"
+    if change is not None:
+        change(document)
+
+
 @asynccontextmanager
-async def doubled(settings: Settings, folder: Path, **changed: Any) -> AsyncIterator[Doubles]:
+async def doubled(
+    settings: Settings, folder: Path, change: Change | None = None, *, keys_are_known: bool = True, **changed: Any
+) -> AsyncIterator[Doubles]:
     """A gateway in front of doubles."""
     tokens = Tokens(settings)
     names = ("auth", "tickets", "orders")
-    processes = {name: [Double(name, number, tokens.jwks()) for number in (1, 2)] for name in names}
+    keys = tokens.jwks() if keys_are_known else None
+    processes = {name: [Double(name, number, keys) for number in (1, 2)] for name in names}
     every = [process for some in processes.values() for process in some]
     for process in every:
         await process.start()
     plan = plan_of(settings, {name: [one.address for one in some] for name, some in processes.items()}, **changed)
     # Envoy asks the doubles before it is ready, and they answer in this event loop.
-    opened = running(plan, folder)
+    opened = running(plan, folder, lambda document: _change(document, change))
     gateway = await asyncio.to_thread(opened.__enter__)
     try:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:

@@ -74,6 +74,11 @@ async def test_where_all_is_well_everything_is_ok(ward: Ward) -> None:
             {"overdue holds"},
         ),
         (
+            "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ('stats', 'x', '', 'no seat')",
+            "DELETE FROM outbox.dead_letters",
+            {"dead letters"},
+        ),
+        (
             "UPDATE orders.payments SET state = 'pending', updated_at = now() - interval '1 minute'",
             "UPDATE orders.payments SET state = 'captured'",
             {"payments", "money"},

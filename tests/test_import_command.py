@@ -1,5 +1,6 @@
-"""`holdfast events`: importing and listing from the command line, beside running engines."""
+"""`holdfast events` from the command line, beside running engines."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from holdfast.engines.database import Pool
 from holdfast.settings import Settings
 from ticket_house import CATALOGUES
 
@@ -88,3 +90,21 @@ def test_without_an_up(shell: Shell) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "holdfast up" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_dead_letters_are_told_and_asked_back(shell: Shell, pool: Pool) -> None:
+    assert "There are no dead letters." in (await asyncio.to_thread(shell.run, "redrive")).stdout
+    for consumer, letters in (("notify", 2), ("stats", 1)):
+        await pool.executemany(
+            "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ($1, $2, '', 'no seat')",
+            [(consumer, str(number)) for number in range(letters)],
+        )
+    wanted = "SELECT count(wanted_at) FROM outbox.dead_letters"
+    shown = (await asyncio.to_thread(shell.run, "redrive", "--dry-run")).stdout
+    assert "notify: 2 dead letters, the reason of one: no seat" in shown
+    assert await pool.fetchval(wanted) == 0
+    answer = await asyncio.to_thread(shell.json, "redrive", "--consumer", "stats")
+    assert answer["data"] == [{"consumer": "stats", "letters": 1, "wanted": 1, "reason": "no seat"}]
+    assert await pool.fetchval(wanted) == 1
+    assert (await asyncio.to_thread(shell.run, "redrive")).returncode == 0
+    assert await pool.fetchval(wanted) == 3

@@ -17,17 +17,18 @@ from structlog.testing import capture_logs
 from box_office import Desk, Event, consume_all, open_desk, put_on_sale
 from conftest import free_port
 from holdfast import ids
-from holdfast.engines.database import Pool
+from holdfast.engines.database import Pool, open_pool
 from holdfast.errors import Mendable
 from holdfast.notify import post as posting
 from holdfast.notify.post import Post, PostAway
-from holdfast.notify.record import announce_cancellations, forget_letters, notify_consumer
+from holdfast.notify.record import SQL, announce_cancellations, forget_letters, notify_consumer
 from holdfast.notify.sender import LETTERS_MAX, send_letters, send_some
 from holdfast.orders.journal import SQL as ORDERS
 from holdfast.orders.order import Order
 from holdfast.outbox.dead_letters import count_letters, hand_over_wanted, want_letters
 from holdfast.settings import Settings
 from mail_house import PASSWORD, Mailbox, mail_server
+from service_roles import logins
 
 LETTERS = "SELECT outcome, count(*)::int FROM notify.letters GROUP BY outcome"
 
@@ -459,6 +460,28 @@ async def test_an_address_beyond_ascii_is_for_servers_that_know_them(
     with mail_server(mailbox, ascii_only=ascii_only) as port:
         await office.send(port)
     assert await office.outcomes() == ({"refused": 1, "sent": 1} if ascii_only else {"sent": 2})
+
+
+async def test_the_workers_own_role_is_enough(office: Office, mailbox: Mailbox, port: int) -> None:
+    event = await put_on_sale(office.pool, 100)
+    for name in ("alice", "bob"):
+        await office.bought(f"{name}@example.com", event)
+    mailbox.replies["bob@example.com"] = "550 no"
+    async with logins(office.settings) as roles:
+        pool = await open_pool(roles.settings("workers"))
+        try:
+            at_work = Office(office.desk._replace(pool=pool), office.settings)
+            await at_work.note()
+            await at_work.send(port)
+            await office.cancel_event(event)
+            await at_work.note()
+            await at_work.send(port)
+            await want_letters(pool, "notify")
+            assert (await count_letters(pool, "notify"))[0].wanted == 2
+            await pool.execute(SQL["forget"], 1, 10)
+        finally:
+            await pool.close()
+    assert len(mailbox.to("alice@example.com")) == 2
 
 
 async def test_somebody_who_is_gone_is_not_written_to(office: Office, mailbox: Mailbox, port: int) -> None:

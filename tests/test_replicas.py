@@ -18,8 +18,6 @@ from holdfast.settings import Settings
 from house import PASSWORD, House, done, open_house, refused
 from postgres_trio import Trio, run_on, until
 
-STANDBYS = ("ben", "cat")
-
 
 @pytest.fixture
 async def spread(trio: Trio, engines: Engines) -> AsyncIterator[Settings]:
@@ -67,7 +65,7 @@ async def asked(trio: Trio, house: House, *names: str) -> set[str]:
 async def reads_come(trio: Trio, house: House) -> None:
     """Waits until listings are read from a replica."""
     async with asyncio.timeout(30):
-        while not await asked(trio, house, *STANDBYS):
+        while not await asked(trio, house, *trio.standbys):
             done(await house.ask(None, "GET", "/events"))
             await asyncio.sleep(0.02)
 
@@ -89,17 +87,19 @@ async def paths(house: House) -> list[tuple[str | None, str]]:
 
 async def test_what_only_reads_asks_a_replica(house: House, trio: Trio) -> None:
     for who, path in await paths(house):
-        await trio.caught_up(*STANDBYS)
+        await trio.caught_up(*trio.standbys)
         done(await house.ask(who, "GET", path))
-        assert await asked(trio, house, "ann") <= {"tickets.tiers"}, path  # the sale's snapshot, which decides a price
+        assert await asked(trio, house, trio.primary.name) <= {"tickets.tiers"}, (
+            path
+        )  # the sale's snapshot, which decides a price
 
 
 async def test_control_without_replicas_the_primary_is_asked(spread: Settings, own_pool: Pool, trio: Trio) -> None:
     async with open_house(spread, own_pool, replica_database_url="") as house:
         for who, path in (await paths(house))[:2]:
             done(await house.ask(who, "GET", path))
-        assert "orders.orders" in await asked(trio, house, "ann")
-        assert await asked(trio, house, *STANDBYS) == set()
+        assert "orders.orders" in await asked(trio, house, trio.primary.name)
+        assert await asked(trio, house, *trio.standbys) == set()
         reply = await house.create("bob", "b", await house.event())
         assert "holdfast-position" not in reply.headers
 
@@ -114,7 +114,7 @@ async def test_a_write_says_where_the_log_ended(house: House, trio: Trio) -> Non
     replies.append(await house.ask("olga", "PATCH", f"/events/{event['id']}", json={"name": "Matinée"}))
     marks = [parse_position(reply.headers["holdfast-position"]) for reply in replies]
     assert marks == sorted(marks)
-    written = await run_on(trio.url("postgres", "ann"), "SELECT pg_current_wal_flush_lsn()::text")
+    written = await run_on(trio.url("postgres", trio.primary.name), "SELECT pg_current_wal_flush_lsn()::text")
     assert 0 < marks[-1] <= parse_position(written)
     assert "holdfast-position" not in (await house.ask("alice", "GET", "/users/me")).headers
     assert "holdfast-position" not in (await house.create("alice", "c", event, 99)).headers
@@ -146,7 +146,7 @@ async def see_own_writes(house: House) -> list[str]:
 
 
 async def test_users_see_their_own_writes_while_every_replica_stands_still(house: House, trio: Trio) -> None:
-    await trio.pause(*STANDBYS)
+    await trio.pause(*trio.standbys)
     assert await see_own_writes(house) == []
 
 
@@ -156,7 +156,7 @@ async def test_control_without_the_positions_they_do_not(
     for module in (positions, exchange):
         monkeypatch.setattr(module, "position_asked", lambda *_, **__: ANYTHING)
     monkeypatch.setattr(Watch, "floor", 0)
-    await trio.pause(*STANDBYS)
+    await trio.pause(*trio.standbys)
     assert len(await see_own_writes(house)) == 4 * 2 + 3 + 1
 
 
@@ -164,17 +164,17 @@ async def test_a_reader_waits_for_the_replica(spread: Settings, own_pool: Pool, 
     async with open_house(spread, own_pool, replica_wait_seconds=5) as house:
         await reads_come(trio, house)
         event = await house.event()
-        await trio.caught_up(*STANDBYS)
-        await trio.pause(*STANDBYS)
+        await trio.caught_up(*trio.standbys)
+        await trio.pause(*trio.standbys)
         order = await house.order("alice", "a", event)
         reading = asyncio.create_task(house.ask("alice", "GET", f"/orders/{order['id']}"))
         async with asyncio.timeout(30):
             while "pg_last_wal_replay_lsn" not in await last_reads(trio, house):
                 await asyncio.sleep(0.01)
         assert not reading.done()
-        await trio.resume(*STANDBYS)
+        await trio.resume(*trio.standbys)
         assert done(await reading)["id"] == order["id"]
-        assert "orders.orders" not in await asked(trio, house, "ann")
+        assert "orders.orders" not in await asked(trio, house, trio.primary.name)
 
 
 async def last_reads(trio: Trio, house: House) -> str:
@@ -186,7 +186,7 @@ async def last_reads(trio: Trio, house: House) -> str:
             "SELECT coalesce(string_agg(query, ' '), '') FROM pg_stat_activity "
             f"WHERE datname = '{database}' AND application_name = 'holdfast reads'",
         )
-        for name in STANDBYS
+        for name in trio.standbys
     ]
     return " ".join(found)
 
@@ -195,7 +195,7 @@ async def test_a_position_of_the_past_is_answered_by_a_replica_as_it_is(
     house: House, trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Watch, "floor", 0)
-    await trio.pause(*STANDBYS)
+    await trio.pause(*trio.standbys)
     order = await house.order("alice", "a", await house.event())
     past = {"holdfast-position": "0/1"}
     assert refused(await house.ask("alice", "GET", f"/orders/{order['id']}", headers=past)) == "404 not_found"
@@ -218,19 +218,19 @@ def test_positions_in_texts() -> None:
 
 async def test_replicas_that_are_gone_are_done_without_and_come_back(house: House, trio: Trio) -> None:
     event = await house.event()
-    for name in STANDBYS:
+    for name in trio.standbys:
         trio.nodes[name].freeze()
     for _ in range(3):
         for path in ("/events", f"/orders/{house.id('alice')}"):
             done(await house.ask("alice", "GET", path))
-    assert "orders.orders" in await asked(trio, house, "ann")
-    for name in STANDBYS:
+    assert "orders.orders" in await asked(trio, house, trio.primary.name)
+    for name in trio.standbys:
         trio.nodes[name].thaw()
     order = await house.order("alice", "a", event)
 
     async def is_back() -> bool:
         done(await house.ask("alice", "GET", f"/orders/{order['id']}"))
-        return "orders.orders" in await asked(trio, house, *STANDBYS)
+        return "orders.orders" in await asked(trio, house, *trio.standbys)
 
     async with asyncio.timeout(30):
         while not await is_back():
@@ -238,7 +238,7 @@ async def test_replicas_that_are_gone_are_done_without_and_come_back(house: Hous
 
 
 async def test_a_replica_that_lags_is_left_alone_by_everyone(house: House, trio: Trio) -> None:
-    await trio.pause(*STANDBYS)
+    await trio.pause(*trio.standbys)
     event = await house.event(name="Encore")
 
     async def strangers_see_it() -> bool:
@@ -254,7 +254,7 @@ async def test_control_a_lag_that_nobody_minds_is_shown(
     house: House, trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Watch, "floor", 0)
-    await trio.pause(*STANDBYS)
+    await trio.pause(*trio.standbys)
     await house.event(name="Encore")
     await until(_after(3.0))
     assert "Encore" not in (await house.ask(None, "GET", "/events")).text

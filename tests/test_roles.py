@@ -44,7 +44,8 @@ function  auth.forget_refresh_tokens  EXECUTE                                   
 
 table     tickets.events              SELECT                                            tickets
 table     tickets.events              SELECT(id,status,hold_seconds,tickets_per_user_max) orders
-table     tickets.events              SELECT(id,status,name,venue_name,venue_address,starts_at,time_zone) workers
+table     tickets.events              SELECT(id,status,version,name,venue_name,venue_address) workers
+table     tickets.events              SELECT(starts_at,time_zone)                       workers
 table     tickets.events              INSERT                                            tickets
 table     tickets.events              UPDATE(name,description,venue_name,venue_address,url,starts_at,ends_at) tickets
 table     tickets.events              UPDATE(time_zone,status,hold_seconds,tickets_per_user_max) tickets
@@ -58,7 +59,8 @@ table     tickets.tiers               DELETE                                    
 table     tickets.stock               SELECT                                            tickets orders workers
 table     tickets.stock               INSERT(tier_id,event_id,capacity,opens_at,closes_at,state) tickets
 table     tickets.stock               UPDATE(capacity,opens_at,closes_at,state)         tickets
-table     tickets.gates               SELECT                                            orders workers
+table     tickets.gates               SELECT                                            tickets orders workers
+table     tickets.gates               UPDATE(warm_until)                                workers
 table     tickets.gates               INSERT(event_id,epoch)                            tickets
 function  tickets.hold                EXECUTE                                           orders
 function  tickets.try_hold            EXECUTE                                           orders
@@ -122,6 +124,7 @@ table     stats.sales                 UPDATE(held,released,sold,sold_late,revenu
 table     stats.sales                 DELETE                                            workers
 table     stats.begun_with            SELECT                                            workers
 function  stats.record                EXECUTE                                           workers
+function  stats.record_outbox         EXECUTE                                           workers
 
 table     notify.letters              SELECT                                            workers
 table     notify.letters              INSERT                                            workers

@@ -13,9 +13,10 @@ from holdfast.assemble import WORKERS, build_app, run_workers
 from holdfast.auth.accounts import Accounts
 from holdfast.auth.passwords import Passwords
 from holdfast.auth.tokens import Tokens
-from holdfast.engines.database import open_pool
+from holdfast.engines.database import Connection, open_pool
 from holdfast.settings import Settings
 from house import PASSWORD, asking, tier
+from mail_house import Mailbox, mail_server
 from service_roles import Logins, logins
 
 CATALOGUE = "name,starts_at,tier,price,capacity\nHarbour,2099-01-01T19:00:00+08:00,Seat,100,5\n"
@@ -55,7 +56,7 @@ class Street(NamedTuple):
 
 
 @asynccontextmanager
-async def street(roles: Logins) -> AsyncIterator[Street]:
+async def street(roles: Logins, smtp_url: str) -> AsyncIterator[Street]:
     """The services, and all workers beside them; nobody may have been refused anything by the end."""
     async with AsyncExitStack() as stack:
         clients = {}
@@ -68,7 +69,7 @@ async def street(roles: Logins) -> AsyncIterator[Street]:
             clients[service] = await stack.enter_async_context(client)
         stop = asyncio.Event()
         often = dict.fromkeys(("expiry_poll_seconds", "reconcile_seconds", "payments_poll_seconds"), 0.1)
-        settings = roles.settings("workers", **often, payment_unknown_seconds=0.1)
+        settings = roles.settings("workers", **often, payment_unknown_seconds=0.1, smtp_url=smtp_url)
         workers = asyncio.create_task(run_workers(settings, frozenset(WORKERS), stop))
         try:
             yield Street(clients, roles)
@@ -85,59 +86,72 @@ async def roles(settings: Settings) -> AsyncIterator[Logins]:
 
 async def test_a_whole_sale_needs_nothing_beyond_the_grants(roles: Logins) -> None:
     await make_administrator(roles.settings("auth"), "ada@house.example")
-    async with street(roles) as here, roles.connected("owner") as owner:
-        ada, alice, bob = await here.log_in("ada"), await here.join("alice"), await here.join("bob")
-        await here.join("olga")
-        olga_id = (await here.ask("GET", "/users/me", await here.log_in("olga")))["id"]
-        await here.ask("POST", f"/users/{olga_id}/role", ada, json={"role": "organiser"})
-        olga = await here.log_in("olga")
+    mailbox = Mailbox()
+    with mail_server(mailbox) as port:
+        async with street(roles, f"smtp://127.0.0.1:{port}") as here, roles.connected("owner") as owner:
+            await sell(here, owner, mailbox)
 
-        # The catalogue: made, changed, imported.
-        body = {"name": "Concert", "starts_at": "2099-03-01T19:30:00+08:00", "tiers": [tier(), tier("Seats")]}
-        event = await here.ask("POST", "/events", olga, json={**body, "tickets_per_user_max": 100})
-        room = f"/events/{event['id']}"
-        await here.ask("PATCH", room, olga, json={"name": "The Concert"})
-        spare = await here.ask("POST", f"{room}/tiers", olga, json=tier("Spare"))
-        assert (await here.clients["tickets"].delete(f"{room}/tiers/{spare['id']}", headers=olga)).status_code == 204
-        event = await here.ask("POST", f"{room}/publish", olga)
-        await here.ask("PATCH", f"{room}/tiers/{event['tiers'][1]['id']}", olga, json={"capacity": 50, "paused": True})
-        reports = []
-        for _ in range(2):
-            headers = {"Content-Type": "text/csv"}
-            reports.append(await here.ask("POST", "/events/import", ada, content=CATALOGUE, headers=headers))
-        assert [(report["created"], report["unchanged"]) for report in reports] == [(1, 0), (0, 1)]
-        assert len((await here.ask("GET", "/events", {}))["data"]) == 2
 
-        # Orders of every ending; the first ones load the gate.
-        async def buy(key: str, who: Mapping[str, str] = alice) -> Any:
-            return await here.ask("POST", "/orders/create", who, key, json=asking(event))
+async def sell(here: Street, owner: Connection, mailbox: Mailbox) -> None:
+    """A catalogue, orders of every ending, and all that the workers do about them."""
+    ada, alice, bob = await here.log_in("ada"), await here.join("alice"), await here.join("bob")
+    await here.join("olga")
+    olga_id = (await here.ask("GET", "/users/me", await here.log_in("olga")))["id"]
+    await here.ask("POST", f"/users/{olga_id}/role", ada, json={"role": "organiser"})
+    olga = await here.log_in("olga")
 
-        paid, slow, lapsed, returned, swept = [await buy(f"key-{n}") for n in range(5)]
-        assert (await buy("key-0"))["id"] == paid["id"]
-        await gate_is_loaded(owner, event)
-        await buy("leased", bob)
-        token = {"payment_token": "tok_ok"}
-        assert (await here.ask("POST", f"/orders/{paid['id']}/confirm", alice, "pay", json=token))["tickets"]
-        token = {"payment_token": "tok_timeout"}
-        await here.ask("POST", f"/orders/{slow['id']}/confirm", alice, "slow", json=token)
-        await here.ask("POST", f"/orders/{returned['id']}/cancel", alice, "back")
-        await owner.execute(
-            "UPDATE orders.orders SET expires_at = clock_timestamp() WHERE id = $1", ids.decode(ids.ORDER, lapsed["id"])
-        )
-        await comes_to_be(lambda: here.order(lapsed, alice), "expired")
-        assert (await here.ask("GET", f"/orders/{(await here.ask('GET', '/users/me', alice))['id']}", ada))["data"]
-        availability = (await here.ask("GET", f"{room}/tickets", {}))["data"]
-        assert availability[0]["capacity"] == 100
+    # The catalogue: made, changed, imported.
+    body = {"name": "Concert", "starts_at": "2099-03-01T19:30:00+08:00", "tiers": [tier(), tier("Seats")]}
+    event = await here.ask("POST", "/events", olga, json={**body, "tickets_per_user_max": 100})
+    room = f"/events/{event['id']}"
+    await here.ask("PATCH", room, olga, json={"name": "The Concert"})
+    spare = await here.ask("POST", f"{room}/tiers", olga, json=tier("Spare"))
+    assert (await here.clients["tickets"].delete(f"{room}/tiers/{spare['id']}", headers=olga)).status_code == 204
+    event = await here.ask("POST", f"{room}/publish", olga)
+    await here.ask("PATCH", f"{room}/tiers/{event['tiers'][1]['id']}", olga, json={"capacity": 50, "paused": True})
+    reports = []
+    for _ in range(2):
+        headers = {"Content-Type": "text/csv"}
+        reports.append(await here.ask("POST", "/events/import", ada, content=CATALOGUE, headers=headers))
+    assert [(report["created"], report["unchanged"]) for report in reports] == [(1, 0), (0, 1)]
+    assert len((await here.ask("GET", "/events", {}))["data"]) == 2
 
-        # The event's end, and all that the workers have left to do.
-        await here.ask("POST", f"{room}/cancel", olga)
-        await comes_to_be(lambda: here.order(swept, alice), "cancelled")
-        states = "SELECT string_agg(DISTINCT state, ' ' ORDER BY state) FROM orders.payments WHERE state <> 'captured'"
-        await comes_to_be(lambda: owner.fetchval(states), "voided")
-        await comes_to_be(lambda: owner.fetchval("SELECT count(*) FROM outbox.events"), 0)
-        # What a consumer is refused ends here.
-        assert await owner.fetch("SELECT * FROM outbox.dead_letters") == []
-        assert await owner.fetchval("SELECT sum(held) FROM stats.sales") == 6
+    # Orders of every ending; the first ones load the gate.
+    async def buy(key: str, who: Mapping[str, str] = alice) -> Any:
+        return await here.ask("POST", "/orders/create", who, key, json=asking(event))
+
+    paid, slow, lapsed, returned, swept = [await buy(f"key-{n}") for n in range(5)]
+    assert (await buy("key-0"))["id"] == paid["id"]
+    await gate_is_loaded(owner, event)
+    await buy("leased", bob)
+    token = {"payment_token": "tok_ok"}
+    assert (await here.ask("POST", f"/orders/{paid['id']}/confirm", alice, "pay", json=token))["tickets"]
+    token = {"payment_token": "tok_timeout"}
+    await here.ask("POST", f"/orders/{slow['id']}/confirm", alice, "slow", json=token)
+    await here.ask("POST", f"/orders/{returned['id']}/cancel", alice, "back")
+    await owner.execute(
+        "UPDATE orders.orders SET expires_at = clock_timestamp() WHERE id = $1", ids.decode(ids.ORDER, lapsed["id"])
+    )
+    await comes_to_be(lambda: here.order(lapsed, alice), "expired")
+    assert (await here.ask("GET", f"/orders/{(await here.ask('GET', '/users/me', alice))['id']}", ada))["data"]
+    availability = (await here.ask("GET", f"{room}/tickets", {}))["data"]
+    assert availability[0]["capacity"] == 100
+
+    # The event's end, and all that the workers have left to do.
+    await here.ask("POST", f"{room}/cancel", olga)
+    await comes_to_be(lambda: here.order(swept, alice), "cancelled")
+    states = "SELECT string_agg(DISTINCT state, ' ' ORDER BY state) FROM orders.payments WHERE state <> 'captured'"
+    await comes_to_be(lambda: owner.fetchval(states), "voided")
+    await comes_to_be(lambda: owner.fetchval("SELECT count(*) FROM outbox.events"), 0)
+    # What a consumer is refused ends here.
+    assert await owner.fetch("SELECT * FROM outbox.dead_letters") == []
+    assert await owner.fetchval("SELECT sum(held) FROM stats.sales") == 6
+    sales = await here.ask("GET", f"{room}/sales", olga)
+    assert sum(line["held"] for line in sales["totals"]) == 6
+    letters = "SELECT count(*) FROM notify.letters WHERE outcome = 'sent'"
+    await comes_to_be(lambda: owner.fetchval("SELECT count(*) FROM notify.announcements"), 0)
+    await comes_to_be(lambda: owner.fetchval("SELECT count(*) FROM notify.letters WHERE outcome IS NULL"), 0)
+    assert await owner.fetchval(letters) == len(mailbox.messages) > 1
 
 
 async def make_administrator(settings: Settings, email: str) -> None:

@@ -1,4 +1,4 @@
-"""Auth, tickets, orders and the workers as processes of their own, two of each: one sale across all of them."""
+"""Auth, tickets, orders and the workers as processes of their own, and more than one of each: one sale across them."""
 
 import asyncio
 import json
@@ -27,12 +27,13 @@ async def roles(settings: Settings) -> AsyncIterator[Logins]:
         yield made
 
 
-async def test_a_sale_across_two_of_each(roles: Logins, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+async def test_a_sale_across_processes(roles: Logins, tmp_path: Path, replicas: int) -> None:
     async with roles.connected("owner") as owner:
         with split_house(roles, tmp_path / "split") as split:
-            auths = [split.serve("auth") for _ in range(2)]
+            auths = [split.serve("auth") for _ in range(replicas)]
             split.jwks_url = ",".join([f"{(await in_thread(one))}/.well-known/jwks.json" for one in auths])
-            tickets = [split.serve("tickets") for _ in range(2)]
+            tickets = [split.serve("tickets") for _ in range(replicas)]
             orders = [split.serve("orders") for _ in range(2)]
             workers = [split.work("all", expiry_poll_seconds="0.1") for _ in range(2)]
             for one in (*tickets, *orders, *workers):
@@ -55,14 +56,14 @@ def sell(auths: list[Process], tickets: list[Process], orders: list[Process]) ->
     ada, alice, olga = (
         Person(auths[0].url, "ada", register=False),
         Person(auths[0].url, "alice"),
-        Person(auths[1].url, "olga"),
+        Person(auths[-1].url, "olga"),
     )
     olga_id = done(olga.ask("GET", f"{auths[0].url}/users/me"))["id"]
-    done(ada.ask("POST", f"{auths[1].url}/users/{olga_id}/role", json={"role": "organiser"}))
+    done(ada.ask("POST", f"{auths[-1].url}/users/{olga_id}/role", json={"role": "organiser"}))
     olga.log_in()
     body = {"name": "Concert", "starts_at": "2099-03-01T19:30:00+08:00", "tiers": [tier()]}
     event = done(olga.ask("POST", f"{tickets[0].url}/events", json=body), 201)
-    event = done(olga.ask("POST", f"{tickets[1].url}/events/{event['id']}/publish"))
+    event = done(olga.ask("POST", f"{tickets[-1].url}/events/{event['id']}/publish"))
     # A service offers its own routes alone.
     assert alice.ask("GET", f"{tickets[0].url}/users/me").status_code == 404
     assert alice.ask("GET", f"{orders[0].url}/events").status_code == 404
@@ -76,7 +77,7 @@ def sell(auths: list[Process], tickets: list[Process], orders: list[Process]) ->
     assert paid["status"] == "confirmed"
     same = done(alice.ask("POST", f"{orders[0].url}{path}", "pay", json={"payment_token": "tok_ok"}))
     assert same["tickets"] == paid["tickets"]
-    alice_id = done(alice.ask("GET", f"{auths[1].url}/users/me"))["id"]
+    alice_id = done(alice.ask("GET", f"{auths[-1].url}/users/me"))["id"]
     found = done(ada.ask("GET", f"{orders[0].url}/orders/{alice_id}"))["data"]
     assert [one["id"] for one in found] == [spare["id"], order["id"]]
     assert refused(olga.ask("GET", f"{orders[0].url}/orders/{alice_id}")) == "404 not_found"

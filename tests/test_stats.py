@@ -15,10 +15,12 @@ from holdfast.engines.database import Connection, Pool
 from holdfast.orders.journal import SQL as ORDERS
 from holdfast.orders.order import Order
 from holdfast.outbox.consume import Consumer, OutboxRow, Recorder
+from holdfast.outbox.dead_letters import hand_over_wanted, want_letters
 from holdfast.outbox.direct import SQL as OUTBOX
 from holdfast.outbox.direct import consume
 from holdfast.settings import Settings
-from holdfast.stats.record import forget_sales, stats_consumer
+from holdfast.stats.record import count_sales, forget_sales, stats_consumer
+from holdfast.stats.sales import SQL
 
 PRICE = 120_000
 ADDS_UP = """
@@ -27,6 +29,9 @@ SELECT s.tier_id, s.held, s.sold,
        coalesce(sum(c.sold), 0)::int AS counted_sold, coalesce(sum(c.revenue), 0)::bigint AS revenue
 FROM tickets.stock s LEFT JOIN stats.sales c USING (event_id, tier_id)
 WHERE s.event_id = $1 GROUP BY s.tier_id, s.held, s.sold
+"""
+UNREAD = """
+SELECT count(*) FROM outbox.events e, outbox.consumers c WHERE c.name = 'stats' AND (e.xid, e.id) > (c.xid, c.id)
 """
 EVENT_CANCELLED = """
 WITH one AS (UPDATE tickets.events SET status = 'cancelled' WHERE id = $1),
@@ -93,7 +98,11 @@ async def test_everything_that_can_become_of_an_order_adds_up(desk: Desk) -> Non
 
 
 async def _count_until(pool: Pool, stop: asyncio.Event) -> None:
-    await consume(pool, stats_consumer(), stop, 0.01)
+    """Counts both ways at once: in PostgreSQL, and as any consumer of the outbox does."""
+    settings = Settings(stats_poll_seconds=0.02)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(count_sales(settings, pool, stop))
+        group.create_task(consume(pool, stats_consumer(), stop, 0.01))
 
 
 async def test_a_late_payment_is_sold_and_was_not_held(settings: Settings, pool: Pool) -> None:
@@ -185,6 +194,48 @@ async def test_two_workers_count_once(settings: Settings, pool: Pool) -> None:
     stop.set()
     await asyncio.gather(*counting)
     assert await pool.fetchval("SELECT sum(sold)::int FROM stats.sales") == 100
+
+
+async def test_in_postgresql_a_row_is_counted_as_by_any_consumer(settings: Settings, pool: Pool) -> None:
+    event = await some_sales(settings, pool)
+    async with pool.acquire() as slow:
+        # What is not committed is waited for, and what stands behind it too.
+        under_way = slow.transaction()
+        await under_way.start()
+        await _reserve_within(slow, event)  # type: ignore[arg-type]
+        async with open_desk(settings, pool) as desk:
+            paying = asyncio.create_task(desk.try_buy(ids.new_id(), "key", event, 1))
+            while await pool.fetchval(SQL["record_outbox"], 2):
+                pass
+            assert await pool.fetchval("SELECT sum(held)::int FROM stats.sales") == 6
+            await under_way.commit()
+            assert await paying == "made"
+        for looked_at in (2, 0):
+            assert await pool.fetchval(SQL["record_outbox"], 1000) == looked_at
+    assert await differences(pool, event) == []
+
+
+async def test_what_cannot_be_counted_is_a_dead_letter_and_holds_nothing_up(settings: Settings, pool: Pool) -> None:
+    event = await some_sales(settings, pool)
+    poison = await pool.fetchval("SELECT id FROM orders.orders WHERE status = 'confirmed'")
+    await pool.execute("UPDATE orders.orders SET unit_prices = '{9223372036854775807}' WHERE id = $1", poison)
+    stop = asyncio.Event()
+    quick = settings.model_copy(update={"consumer_tries_max": 1, "stats_poll_seconds": 0.02})
+    counting = asyncio.create_task(count_sales(quick, pool, stop))
+    async with asyncio.timeout(20):
+        while await pool.fetchval(UNREAD):
+            await asyncio.sleep(0.02)
+    assert await pool.fetchval("SELECT array_agg(subject) FROM outbox.dead_letters") == [poison]
+    assert len(await differences(pool, event)) > 0
+    await pool.execute("UPDATE orders.orders SET unit_prices = $2 WHERE id = $1", poison, [PRICE])
+    await want_letters(pool, "stats")
+    handing = asyncio.create_task(hand_over_wanted(pool, stats_consumer(), stop, 0.02))
+    async with asyncio.timeout(20):
+        while await differences(pool, event):
+            await asyncio.sleep(0.02)
+    stop.set()
+    await asyncio.gather(counting, handing)
+    assert await pool.fetchval("SELECT count(*) FROM outbox.dead_letters") == 0
 
 
 async def test_a_currency_that_changes_is_counted_apart(settings: Settings, pool: Pool) -> None:

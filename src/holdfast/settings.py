@@ -17,6 +17,12 @@ from holdfast.errors import Mendable
 
 ENV_PREFIX = "HOLDFAST_"
 
+_HOST = r"(?:[^@/,:?\[\]]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
+KAFKA_URL = re.compile(
+    rf"(kafkas?)://(?:([^@:/]+):([^@:/]*)@)?({_HOST}(?:,{_HOST})*)/?(?:\?mechanism=(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512))?"
+)
+"""Scheme, user, password, hosts, mechanism."""
+
 
 class Settings(BaseSettings):
     """The settings of one process."""
@@ -33,7 +39,8 @@ class Settings(BaseSettings):
     """valkey://:password@host:port. Empty: sell through PostgreSQL alone. Several hosts, separated by commas, are nodes
     of one cluster, from which the others are learnt."""
     kafka_url: SecretStr = SecretStr("")
-    """kafka://host:port,host:port or kafka://user:password@…. Empty: the consumers read the outbox directly."""
+    """kafka://host:port,host:port or kafka://user:password@…; kafkas:// for TLS, and ?mechanism=PLAIN where it is not
+    SCRAM-SHA-512. Empty: the consumers read the outbox directly."""
     smtp_url: SecretStr = SecretStr("")
     """smtp://user:password@host:port, or smtps://. Empty: nobody is written to."""
     signing_key_file: Path | None = None
@@ -134,6 +141,8 @@ class Settings(BaseSettings):
     # Statistics and mail
     stats_retention_days: int = Field(default=400, ge=1, le=3650)
     """How long the sales of a minute are kept."""
+    stats_poll_seconds: float = Field(default=1.0, gt=0, le=60)
+    """How often sales are counted where there is no Kafka: the more at once, the less each costs."""
     mail_from: str = "tickets@localhost"
     """The sender's address, alone or as `Name <address>`."""
     mail_connections_max: int = Field(default=2, ge=1, le=20)
@@ -170,6 +179,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("kafka_url")
+    @classmethod
+    def _kafka_is_reachable_so(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not KAFKA_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("write it as kafka://host:port,host:port, or kafkas://user:password@… for TLS and SASL")
+        return value
 
     @field_validator("jwks_url")
     @classmethod

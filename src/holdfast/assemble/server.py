@@ -22,6 +22,7 @@ from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.history import History
 from holdfast.orders.reserve import Reserve
+from holdfast.orders.warm import orders_ready
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
 from holdfast.stats.routes import sales_routes
@@ -30,6 +31,7 @@ from holdfast.tickets.availability import AvailabilityFeed, fresh_availability
 from holdfast.tickets.catalogue import Catalogue
 from holdfast.tickets.routes import ticket_routes
 from holdfast.tickets.sale import fresh_sales
+from holdfast.tickets.warm import GetReady, keep_warm
 
 _GARBAGE_THRESHOLD = 50_000
 
@@ -49,6 +51,8 @@ class House:
         self.refusal: Mendable | None = None
         """Why it could not be opened, where somebody can mend that."""
         self._closers: list[Callable[[], Awaitable[None] | None]] = []
+        self._services: list[GetReady] = []
+        """What gets ready for a sale before it opens."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
@@ -82,10 +86,11 @@ class House:
             # An import makes the house organiser: a start needs no engine.
             catalogue = Catalogue(settings, pool, reads)
             routers.append(ticket_routes(catalogue, tokens, is_administrator))
-            routers.append(sales_routes(SalesReader(pool), tokens, is_administrator))
+            routers.append(sales_routes(SalesReader(reads), tokens, is_administrator))
             availability = fresh_availability(settings, reads)
             if settings.kafka_url.get_secret_value():
                 self._follow_inventory(AvailabilityFeed(availability))
+            self._services.append(availability.get_each)
             tickets = TicketRoutes(availability)
             table["GET", "/events/*/tickets"] = tickets.tickets
         if "orders" in self._roles:
@@ -97,13 +102,15 @@ class House:
             documented = [
                 *routers,
                 ticket_routes(catalogue, tokens, is_administrator),
-                sales_routes(SalesReader(pool), tokens, is_administrator),
+                sales_routes(SalesReader(reads), tokens, is_administrator),
             ]
             documented_roles = frozenset(ROLES)
         table["GET", "/openapi.json"] = openapi_handler(
             lambda: build_api(settings, documented).openapi(), documented_roles
         )
         self.entry = Entry(build_api(settings, routers, reads.position), table, settings)
+        if self._services:
+            self._keep_warm(pool)
         # What lives as long as the process need not be looked through again and again in the middle of a rush.
         gc.collect()
         gc.freeze()
@@ -132,6 +139,16 @@ class House:
 
         self._closers.append(end)
 
+    def _keep_warm(self, pool: Pool) -> None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(keep_warm(self._settings, pool, self._services, stop), name="warm-up")
+
+        async def end() -> None:
+            stop.set()
+            await asyncio.wait([task])
+
+        self._closers.append(end)
+
     async def _open_orders(
         self, pool: Pool, reads: Reads, tokens: Verifier, is_administrator: IsAdministrator
     ) -> dict[tuple[str, str], Handler]:
@@ -142,6 +159,7 @@ class House:
         reserve = Reserve(settings, pool, gate, fresh_sales(settings, reads.pool), mark)
         confirm = Confirm(settings, pool, Sandbox(settings))
         cancel = Cancel(settings)
+        self._services.append(orders_ready(reserve, confirm, cancel))
         self._closers += [gate.close, cancel.drain, confirm.drain, reserve.drain]
         routes = OrderRoutes(
             settings, tokens, is_administrator, reserve, confirm, cancel, History(reads), reads.position

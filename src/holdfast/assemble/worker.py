@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 
 import structlog
 
-from holdfast.assemble.transport import is_mailed, run_consumer, run_relay
+from holdfast.assemble.transport import is_mailed, is_published, run_consumer, run_relay
 from holdfast.auth.workers import forget_sessions
 from holdfast.engines.database import AWAY, Pool, open_pool
 from holdfast.gate.consumer import gate_consumer
@@ -23,11 +23,14 @@ from holdfast.orders.workers import (
     resolve_payments,
 )
 from holdfast.outbox.consume import wait
+from holdfast.outbox.dead_letters import hand_over_wanted
 from holdfast.payments.provider import Sandbox
 from holdfast.settings import Settings
-from holdfast.stats.record import forget_sales, stats_consumer
+from holdfast.stats.record import count_sales, forget_sales, stats_consumer
 
 WORKERS = ("expiry", "relay", "payments", "stats", "notify", "reconcile")
+
+_USE_THE_GATE = frozenset({"relay", "reconcile"})
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +43,8 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
     mail = mail_server(settings) if "notify" in names else None
     pool = await open_pool(settings)
     gate = Gate(settings)
-    await gate.open()
+    if names & _USE_THE_GATE:
+        await gate.open()
     provider = Sandbox(settings)
     confirm = Confirm(settings, pool, provider)
     loops: dict[str, list[Coroutine[object, object, None]]] = {name: [] for name in names}
@@ -57,10 +61,7 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
     if "stats" in loops:
-        loops["stats"] = [
-            run_consumer(settings, pool, stats_consumer(), stop),
-            forget_sales(settings, pool, stop),
-        ]
+        loops["stats"] = [_count(settings, pool, stop), forget_sales(settings, pool, stop)]
     if mail is not None:
         loops["notify"] = _notify(settings, pool, mail, stop)
     if "reconcile" in loops:
@@ -74,6 +75,15 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         await confirm.drain()
         await gate.close()
         await pool.close()
+
+
+async def _count(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:
+    if is_published(settings):
+        await run_consumer(settings, pool, stats_consumer(), stop)
+        return
+    async with asyncio.TaskGroup() as group:
+        group.create_task(count_sales(settings, pool, stop))
+        group.create_task(hand_over_wanted(pool, stats_consumer(), stop))
 
 
 def _notify(

@@ -29,5 +29,5 @@ class Auth:
 
 
 def open_auth(settings: Settings, pool: Pool, reads: Reads | None = None) -> Auth:
-    """The auth service; without `reads` its pool answers those too. Raises Mendable where the signing keys cannot serve."""
+    """The auth service; without `reads` all goes to the pool. Raises Mendable where the signing keys cannot serve."""
     return Auth(settings, pool, reads)

@@ -1,5 +1,6 @@
 """`holdfast bench`: how fast it is, measured on a house of its own and audited."""
 
+import logging
 import shutil
 import signal
 import sys
@@ -62,7 +63,9 @@ def bench(
     from holdfast.bench.cases import all_cases
     from holdfast.bench.run import choose, run_bench
     from holdfast.bench.trial import Options
+    from holdfast.cli.logs import log_to_standard_error
 
+    log_to_standard_error(logging.ERROR)
     cases = all_cases(workers)
     if show_list:
         for case in cases:

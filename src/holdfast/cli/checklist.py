@@ -35,7 +35,10 @@ class Checklist:
         remarks: list[str] = []
         with self._console.status(name) if self._console else nullcontext():
             yield remarks
-        seconds = clock.monotonic_seconds() - began
+        self.tick(name, clock.monotonic_seconds() - began, *remarks)
+
+    def tick(self, name: str, seconds: float, *remarks: str) -> None:
+        """One item that is done, with its time."""
         remark = f"  ({', '.join(remarks)})" if remarks else ""
         self.say(f"{'✓' if self._console else 'ok'}  {name:<34} {seconds:6.2f} s{remark}", "green")
 

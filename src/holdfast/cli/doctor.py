@@ -1,6 +1,7 @@
 """`holdfast doctor`: whether everything is as it must be, and what mends what is not."""
 
 import asyncio
+import logging
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,8 +35,10 @@ def doctor(
 
     The exit status is 1 if something is not as it must be.
     """
+    from holdfast.cli.logs import log_to_standard_error
     from holdfast.doctor.examine import examine
 
+    log_to_standard_error(logging.ERROR)
     settings = settings_of(data)
     if not settings.database_url.get_secret_value():
         raise Mendable("There is no database to look at: set HOLDFAST_DATABASE_URL.")

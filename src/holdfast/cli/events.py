@@ -1,10 +1,12 @@
 """`holdfast events`: the catalogue from the command line, beside a running `up`."""
 
 import asyncio
+import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
+from uuid import UUID
 
 import msgspec
 import typer
@@ -41,6 +43,8 @@ def register(app: typer.Typer) -> None:
     group.callback()(_events)
     group.command("import")(import_file)
     group.command("list")(list_events)
+    group.command("redrive")(redrive)
+    group.command("warm")(warm_events)
     app.add_typer(group, name="events")
 
 
@@ -94,6 +98,105 @@ def list_events(data: DataOption = DATA_DEFAULT, as_json: JsonOption = False) ->
     report({"data": events}, lines or ["There are no events yet: `holdfast events import FILE`."], as_json=as_json)
 
 
+def redrive(
+    data: DataOption = DATA_DEFAULT,
+    consumer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the dead letters of this consumer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand dead letters to their consumers again.
+
+    A dead letter is a change that a consumer could not handle. Each is handed over within seconds, to that consumer
+    alone; what fails again stays a dead letter.
+    """
+    settings = settings_of(data)
+
+    async def body() -> list[dict[str, object]]:
+        from holdfast.engines.database import open_pool
+        from holdfast.outbox.dead_letters import count_letters, want_letters
+
+        pool = await open_pool(settings)
+        try:
+            if not dry_run:
+                await want_letters(pool, consumer)
+            return [one._asdict() for one in await count_letters(pool, consumer)]
+        finally:
+            await pool.close()
+
+    from holdfast.engines.database import AWAY
+
+    try:
+        found = asyncio.run(body())
+    except AWAY as error:
+        raise Mendable("The database does not answer: look whether it is well, and run this again.") from error
+    lines = [f"{one['consumer']}: {one['letters']} dead letters, the reason of one: {one['reason']}" for one in found]
+    if found and not dry_run:
+        lines.append("They are handed over again; --dry-run tells what is left.")
+    report({"data": found, "dry_run": dry_run}, lines or ["There are no dead letters."], as_json=as_json)
+
+
+def warm_events(
+    events: Annotated[list[str], typer.Argument(metavar="EVENT...", help="The events' ids (evt_…).")],
+    seconds: Annotated[
+        float, typer.Option(min=1, max=86400, metavar="SECONDS", help="How long the servers keep ready at least.")
+    ] = 600,
+    data: DataOption = DATA_DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Get ready for the sale of these events: load the gate, and have every server open what it will need.
+
+    Servers do so by themselves some minutes before a sale opens (HOLDFAST_WARM_SECONDS).
+    """
+    from holdfast.cli.logs import log_to_standard_error
+
+    log_to_standard_error(logging.ERROR)
+    event_ids = list(dict.fromkeys(map(_event_id, events)))
+    settings = settings_of(data)
+    gates = _run(_warm(settings, event_ids, seconds))
+    lines = [f"{event}  gate {gate}; the servers keep ready for {seconds:g} s" for event, gate in gates.items()]
+    report({"data": [{"id": event, "gate": gate} for event, gate in gates.items()]}, lines, as_json=as_json)
+
+
+def _event_id(text: str) -> UUID:
+    from holdfast import ids
+
+    event_id = ids.decode(ids.EVENT, text)
+    if event_id is None:
+        raise Mendable(f"{text!r} is not an event's id (evt_…): `holdfast events list` names them.")
+    return event_id
+
+
+async def _warm(settings: Settings, event_ids: list[UUID], seconds: float) -> dict[str, str]:
+    """What became of each event's gate."""
+    from holdfast import ids
+    from holdfast.engines.database import open_pool
+    from holdfast.gate.gate import Gate, GateAway, GateStale
+    from holdfast.gate.load import load_gate
+    from holdfast.tickets.warm import ask_to_warm
+
+    pool, gate = await open_pool(settings), Gate(settings)
+    said: dict[str, str] = {}
+    try:
+        await ask_to_warm(pool, event_ids, seconds)
+        await gate.open()
+        for event_id in event_ids:
+            try:
+                # Where another process is at it, or overtakes us, it is loaded all the same.
+                await load_gate(pool, gate, event_id, unless_open=True)
+                what = "loaded"
+            except GateStale:
+                what = "loaded"
+            except GateAway:
+                what = "none" if gate.is_absent else "away (PostgreSQL sells alone)"
+            said[ids.encode(ids.EVENT, event_id)] = what
+    finally:
+        await gate.close()
+        await pool.close()
+    return said
+
+
 def _with_catalogue(settings: Settings, run: Callable[["Catalogue"], Awaitable[Answer]]) -> Answer:
     async def body() -> Answer:
         from holdfast.engines.database import open_pool
@@ -105,11 +208,21 @@ def _with_catalogue(settings: Settings, run: Callable[["Catalogue"], Awaitable[A
         finally:
             await pool.close()
 
+    return _run(body())
+
+
+def _run(work: Coroutine[object, object, Answer]) -> Answer:
+    from holdfast.engines.database import AWAY
+
     try:
-        return asyncio.run(body())
+        return asyncio.run(work)
     except Refusal as refusal:
         detail = (refusal.detail or refusal.kind.title).rstrip(".")
         raise Mendable(f"{detail}: look whether `holdfast up` is well, and run this again.") from refusal
+    except AWAY as error:
+        raise Mendable(
+            f"The database does not answer ({type(error).__name__}): see that it runs (`holdfast doctor`)."
+        ) from error
 
 
 def _read(file: Path, bytes_max: int) -> bytes:

@@ -20,8 +20,10 @@ _SHOWN = {"warning", "error", "critical"}
 class LogWatch:
     """The logs of one folder. Every writer appends, so a log can be cut while it is written to."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], quiet: frozenset[str] = frozenset()) -> None:
+        """`quiet` names the logs, without .log, that are only kept from growing."""
         self._folder = folder
+        self._quiet = quiet
         self._say = say
         self._read: dict[Path, int] = {}
 
@@ -40,7 +42,7 @@ class LogWatch:
     def look(self) -> None:
         """Shows the warnings since the last look, and puts aside what has become long."""
         for log in self._logs():
-            shown = [line for line in self._new_lines(log) if line]
+            shown = [] if log.stem in self._quiet else [line for line in self._new_lines(log) if line]
             for line in shown[:LINES_SHOWN_MAX]:
                 self._say(f"{log.stem}: {line}")
             if len(shown) > LINES_SHOWN_MAX:

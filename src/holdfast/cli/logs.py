@@ -14,8 +14,9 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
-def log_to_standard_error() -> None:
-    """Sets up structlog and the logging of libraries, in one form."""
+def log_to_standard_error(level: int = logging.INFO) -> None:
+    """Sets up structlog and the logging of libraries, in one form. What a command finds out it says itself, on standard
+    output: it logs errors at most."""
     if sys.stderr.isatty():
         last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
     else:
@@ -27,7 +28,7 @@ def log_to_standard_error() -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "up": "up",
+    "cluster": "cluster",
     "serve": "serve",
     "work": "work",
     "migrate": "migrate",

@@ -46,12 +46,18 @@ async def migrate_database(database_url: str, *, with_roles: bool = False) -> tu
     """Migrates; answers the revisions it ran and the one it is at now. Raises Mendable where the database is away."""
     import asyncpg
 
+    from holdfast.engines.hosts.connection import is_of_a_replica
     from holdfast.schema.migrate import known_revisions
     from holdfast.schema.migrate import migrate as run
 
     try:
         return await run(database_url, with_roles=with_roles), known_revisions()[-1]
-    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        if is_of_a_replica(error):
+            raise Mendable(
+                "The database is a replica, which cannot be migrated: give the primary's address in "
+                "HOLDFAST_DATABASE_URL."
+            ) from error
         given = "HOLDFAST_DATABASE_URL" if os.environ.get("HOLDFAST_DATABASE_URL") else "the data folder"
         reason = f"{type(error).__name__}: {error}"
         raise Mendable(

@@ -1,5 +1,6 @@
 """`holdfast rush`: lets a crowd loose on an event of its own, and audits what it leaves behind."""
 
+import logging
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,9 +45,11 @@ def rush(
     """
     import uvloop
 
+    from holdfast.cli.logs import log_to_standard_error
     from holdfast.rush.run import Plan, run_rush
     from holdfast.rush.view import open_view
 
+    log_to_standard_error(logging.ERROR)
     settings = settings_of(data)
     plan = Plan(
         url=_server(url, data),

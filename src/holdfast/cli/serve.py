@@ -1,5 +1,6 @@
 """`holdfast serve ROLE`: one server process."""
 
+import asyncio
 from enum import StrEnum
 from typing import Annotated
 
@@ -41,11 +42,12 @@ def serve(
     settings = settings_of(data)
     listener = listen(host, port)
 
-    from holdfast.assemble import build_app
+    from holdfast.assemble import build_app, check_database
     from holdfast.cli.logs import log_to_standard_error
     from holdfast.door.server import serve as serve_app
 
     log_to_standard_error()
+    asyncio.run(check_database(settings))
     typer.echo(f"Serving {role.value} on {http_url(reachable_host(listener), port_of(listener))}", err=True)
     app = build_app(settings, role.value)
     try:

@@ -40,9 +40,11 @@ def work(
 
     import uvloop
 
+    from holdfast.assemble import check_database
     from holdfast.cli.logs import log_to_standard_error
     from holdfast.cli.offspring import ALL_WORKERS, work_until_told
 
     log_to_standard_error()
+    uvloop.run(check_database(settings))
     typer.echo(f"Working: {name.value}", err=True)
     uvloop.run(work_until_told(settings, ALL_WORKERS if name is Worker.ALL else frozenset({name.value})))

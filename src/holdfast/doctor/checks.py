@@ -11,6 +11,7 @@ import msgspec
 
 from holdfast.auth.signing_keys import load_signing_keys
 from holdfast.engines.database import AWAY, Connection, load_statements
+from holdfast.engines.hosts.connection import connect_to_primary, is_of_a_replica
 from holdfast.errors import Mendable
 from holdfast.schema.migrate import current_revision, known_revisions
 from holdfast.settings import Settings
@@ -57,10 +58,14 @@ async def check_database(settings: Settings) -> list[Check]:
     """PostgreSQL, its schema, and every invariant in it; only as far as can be looked."""
     url = settings.database_url.get_secret_value()
     try:
-        connection = await asyncpg.connect(
+        connection = await connect_to_primary(
             url, timeout=settings.database_timeout_seconds, command_timeout=_QUERY_SECONDS_MAX
         )
     except (*AWAY, asyncpg.PostgresError, ValueError) as error:
+        if is_of_a_replica(error):
+            return [
+                Check("PostgreSQL", False, "this is a replica", "give the primary's address in HOLDFAST_DATABASE_URL")
+            ]
         reason = f"{type(error).__name__}: {error}"
         return [Check("PostgreSQL", False, reason, "see that it runs and that HOLDFAST_DATABASE_URL is right")]
     try:
@@ -105,8 +110,6 @@ def _server(row: Any) -> Check:
     name = "PostgreSQL"
     if row["version_number"] < POSTGRESQL_MIN:
         return Check(name, False, f"version {row['version']}", "use PostgreSQL 15 or newer")
-    if row["is_replica"]:
-        return Check(name, False, "this is a replica", "give the primary's address in HOLDFAST_DATABASE_URL")
     careless = [
         f"{setting} = {row[setting]}"
         for setting, good in (
@@ -177,6 +180,13 @@ async def _invariants(settings: Settings, connection: Connection) -> list[Check]
             "see that `holdfast work expiry` runs",
         ),
         *map(_consumer, await rows("outbox")),
+        _none(
+            "dead letters",
+            [f"{row['letters']} of {row['consumer']}: {row['reason']}" for row in await rows("dead_letters")],
+            "none",
+            "consumers could not handle something",
+            "mend what the reason says, then run `holdfast events redrive`",
+        ),
         Check("payments", True, "none is left open")
         if not open_payments
         else Check(

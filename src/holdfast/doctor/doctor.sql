@@ -1,7 +1,7 @@
 -- name: server
 SELECT current_setting('server_version_num')::integer AS version_number, current_setting('server_version') AS version,
        current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
-       current_setting('full_page_writes') AS full_page_writes, pg_is_in_recovery() AS is_replica
+       current_setting('full_page_writes') AS full_page_writes
 
 -- name: guards
 -- Which of the constraints ($1) and unique indexes ($2) that guard the sale are not there, or not valid.
@@ -69,6 +69,11 @@ SELECT c.name, count(e.id) AS unread,
        coalesce(extract(epoch FROM clock_timestamp() - min(e.occurred_at)), 0)::float8 AS age_seconds
 FROM outbox.consumers c LEFT JOIN outbox.events e ON (e.xid, e.id) > (c.xid, c.id)
 GROUP BY c.name ORDER BY c.name
+
+-- name: dead_letters
+-- What consumers could not handle.
+SELECT d.consumer, count(*) AS letters, min(d.reason) AS reason FROM outbox.dead_letters d
+GROUP BY d.consumer ORDER BY d.consumer
 
 -- name: payments
 -- Payments that have been without an end for more than $1 seconds.

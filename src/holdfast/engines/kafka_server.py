@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,7 +30,7 @@ from holdfast.engines.private_engines import free_port
 from holdfast.engines.processes import Process
 from holdfast.errors import Mendable
 
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 10.0
 
 # Any 16 bytes in base 64; brokers of another one are refused by each other.
@@ -194,8 +195,9 @@ class KafkaServers:
     def start(self) -> None:
         """Starts all and waits until each knows of all. On failure none is left."""
         try:
-            for broker in self.brokers:
-                broker.launch()
+            with ThreadPoolExecutor() as pool:
+                for _ in pool.map(KafkaBroker.launch, self.brokers):
+                    pass
             for broker in self.brokers:
                 broker.wait(START_SECONDS_MAX, len(self.brokers))
         except BaseException:

@@ -40,12 +40,8 @@ class Process(NamedTuple):
 
 def identify(pid: int) -> Process | None:
     """The process that has this pid now; None where it has ended."""
-    try:
-        # The command stands in parentheses and may hold any byte, so look for the last one.
-        fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(") ")[2].split()
-    except OSError:
-        return None
-    if fields[_STATE] in "ZX":
+    fields = _stat(pid)
+    if not fields or fields[_STATE] in "ZX":
         return None
     return Process(pid, int(fields[_STARTED]), _boot_id())
 
@@ -53,6 +49,18 @@ def identify(pid: int) -> Process | None:
 def is_alive(process: Process) -> bool:
     """Whether this very process still runs."""
     return identify(process.pid) == process
+
+
+def is_frozen(process: Process) -> bool:
+    """Whether this very process was stopped where it is (SIGSTOP)."""
+    fields = _stat(process.pid)
+    return bool(fields) and fields[_STATE] in "Tt" and is_alive(process)
+
+
+def age_seconds(process: Process) -> float:
+    """How long ago it was started."""
+    up = float((_PROC / "uptime").read_text("ascii").split()[0])
+    return max(0.0, up - process.started_ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def running_in(folder: Path, program: str) -> list[Process]:
@@ -126,6 +134,15 @@ def _is_at(pid: int, folder: Path, program: str) -> bool:
         executable = os.readlink(base / "exe").removesuffix(_DELETED)
         return os.path.basename(executable) == program and os.readlink(base / "cwd") == str(folder)
     return False
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the command; none where the process has ended."""
+    try:
+        # The command stands in parentheses and may hold any byte, so look for the last one.
+        return (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(") ")[2].split()
+    except OSError:
+        return []
 
 
 def _open(process: Process) -> int | None:

@@ -1,4 +1,4 @@
-"""A Valkey or Redis cluster on loopback ports of one machine: three masters with a replica each, made without its tools.
+"""A Valkey or Redis cluster on loopback ports of one machine: three masters with a replica each, made without tools.
 
 It keeps nothing on disk but who is who (nodes.conf): a node that comes back finds its place again, as a replica if
 another has taken its slots meanwhile. A master that comes back sooner than that is empty, and so becomes its replica;
@@ -23,7 +23,7 @@ from holdfast.errors import Mendable
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
-START_SECONDS_MAX = 30.0
+START_SECONDS_MAX = 60.0
 ANSWER_SECONDS_MAX = 2.0
 
 _BUS_OFFSET = 10_000
@@ -48,7 +48,7 @@ class ClusterNode:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the node and waits until it answers. What it was in its cluster it is again, unless others took over."""
+        """Starts the node and waits until it answers. It is what it was in its cluster, unless others took over."""
         self._child = child = launch(self.prepare(), self.folder, self.log)
         deadline = clock.monotonic_seconds() + START_SECONDS_MAX
         while clock.monotonic_seconds() < deadline and child.poll() is None:

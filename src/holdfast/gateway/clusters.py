@@ -57,8 +57,9 @@ def _health_check() -> dict[str, Any]:
         "timeout": "1s",
         "interval": interval,
         "no_traffic_interval": interval,
-        # Silence must come twice; a 503 is believed at once.
-        "unhealthy_threshold": 2,
+        # Silence and a refused connection must come thrice, since a busy machine is silent too; a 503 is believed at
+        # once.
+        "unhealthy_threshold": 3,
         "healthy_threshold": 1,
         "http_health_check": {"path": "/readyz"},
     }

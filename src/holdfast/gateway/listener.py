@@ -231,7 +231,8 @@ def _retries(plan: Plan, route: Route) -> dict[str, Any]:
                 "typed_config": {"@type": f"{_TYPE}retry.host.previous_hosts.v3.PreviousHostsPredicate"},
             }
         ],
-        "host_selection_retry_max_attempts": 5,
+        # A user's hash is turned about for each attempt, and may come out at the same process again and again.
+        "host_selection_retry_max_attempts": 20,
     }
     if route.again is Again.ANY_TIME:
         policy |= {

@@ -102,6 +102,12 @@ class Batcher(Generic[Ask, Answer]):
         self._accept(ask, reply)
         return reply
 
+    async def rehearse(self) -> None:
+        """Runs a batch of nothing, unless one is under way: its connection is open then, its statements are known."""
+        if self._task is None:
+            self._start()
+            await self.drain()
+
     @property
     def waiting(self) -> int:
         """Asks that are queued or under way."""
@@ -116,12 +122,15 @@ class Batcher(Generic[Ask, Answer]):
         self._waiting += 1
         self._queue.append((ask, reply))
         if self._task is None:
-            self._task = asyncio.create_task(self._work(), name=f"batch {self.name}")
+            self._start()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._work(), name=f"batch {self.name}")
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._queue:
+            while True:
                 self._under_way, self._queue = self._queue[: self._size_max], self._queue[self._size_max :]
                 late = loop.call_later(self._seconds_max, self._abandon_waiters)
                 answers = await self._answers()
@@ -134,6 +143,8 @@ class Batcher(Generic[Ask, Answer]):
                     loop.call_soon(_settle, answered)
                 else:
                     _settle(answered)
+                if not self._queue:
+                    return
         finally:
             self._task = None
 

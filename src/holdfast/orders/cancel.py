@@ -41,6 +41,10 @@ class Cancel:
         asked = CancelAsked(order_id, user_id, idempotency_key, fingerprint("cancel", CancelOrder(), order_id))
         return await self._batches.submit(asked)
 
+    async def rehearse(self) -> None:
+        """Has connection and statements ready."""
+        await self._batches.rehearse()
+
     async def drain(self) -> None:
         """Answers what is under way and lets the connection go."""
         await self._batches.drain()

@@ -135,6 +135,11 @@ class Confirm:
         """Ends a payment without tickets: declined, or voiding (the provider is told through the outbox)."""
         await self._end_batches.submit((payment_id, state))
 
+    async def rehearse(self) -> None:
+        """Has connections and statements ready for payments in time."""
+        for batches in (self._begin_batches, self._sell_batches):
+            await batches.rehearse()
+
     async def drain(self) -> None:
         """Answers what is under way and lets the connections go."""
         for batches in (self._begin_batches, self._sell_batches, self._late_batches, self._end_batches):

@@ -78,6 +78,13 @@ class Leases:
         if event_id not in self._loading:
             self._loading[event_id] = asyncio.create_task(self._load(event_id), name="gate load")
 
+    async def get_ready(self, event_id: UUID) -> None:
+        """Loads the gate unless it is open, in this process or another. Raises GateAway."""
+        state = await self._gate.state(event_id)
+        if state is None or not state.is_open:
+            self.load_later(event_id)
+            await asyncio.wait([self._loading[event_id]])
+
     async def drain(self) -> None:
         """Tells the gate what it has not been told, and waits for loads under way."""
         if self._finishing is not None:

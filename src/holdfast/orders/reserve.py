@@ -74,6 +74,17 @@ class Reserve:
         fresh, sale = self._sales.peek(basket.event_id)
         return self._submit(user_id, idempotency_key, basket, sale) if fresh else None
 
+    async def rehearse(self) -> None:
+        """Has connections and statements ready."""
+        for batches in (self._purchases, self._lookup_batches):
+            await batches.rehearse()
+
+    async def get_ready(self, event_id: UUID) -> None:
+        """Has an event's snapshot at hand, and its gate loaded. Raises Busy and GateAway."""
+        if not self._gate.is_absent and await self._sales.get(event_id) is not None:
+            await self._leases.get_ready(event_id)
+        await self._sales.get(event_id)
+
     def _submit(self, user_id: UUID, idempotency_key: str, basket: Basket, sale: Sale | None) -> Reply[Written]:
         if len(basket.tier_ids) > self._lines_max:
             raise Invalid(Fault("/lines", f"An order has at most {self._lines_max} lines."))
@@ -120,7 +131,8 @@ class Reserve:
         """
         await self._pass_gate(batch)
         passed = [one for one in batch if one.refusal is None]
-        written = iter(await self._write(passed) if passed else ())
+        # A batch of nothing, which is a rehearsal, is written too.
+        written = iter(await self._write(passed) if passed or not batch else ())
         return [next(written) if one.refusal is None else self._lookup_batches for one in batch]
 
     async def _pass_gate(self, batch: list[Reservation]) -> None:

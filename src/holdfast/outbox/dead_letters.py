@@ -12,7 +12,7 @@ from holdfast.outbox.events import decode
 
 SQL = load_statements("holdfast.outbox", "dead_letters.sql")
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 2.0
 _REASON_MAX = 500
 
 _log = structlog.get_logger(__name__)

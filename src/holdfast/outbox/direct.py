@@ -43,6 +43,19 @@ async def consume(
         await wait(stop, _OWNER_RETRY_SECONDS)
 
 
+async def step_alone(pool: Pool, consumer: AnyConsumer, tries_max: int = TRIES_MAX) -> int:
+    """One step of a consumer, unless another process is at it: how many rows were looked at."""
+    async with pool.acquire() as connection:
+        if not await connection.fetchval(SQL["lock"], consumer.name):
+            return 0
+        try:
+            position = await progress_of(connection, consumer.name)  # type: ignore[arg-type]
+            return (await step(connection, consumer, position, tries_max))[0]  # type: ignore[arg-type]
+        finally:
+            if not connection.is_closed():
+                await connection.execute("SELECT pg_advisory_unlock_all()")
+
+
 async def prune(pool: Pool, stop: asyncio.Event, poll_seconds: float) -> None:
     """Deletes what every reader has passed, until `stop`."""
     position = ("0", 0)

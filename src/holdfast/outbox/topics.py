@@ -1,10 +1,13 @@
 """The topics: made where they are missing, refused where they would lose events."""
 
+import time
+
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
+from holdfast import clock
 from holdfast.errors import Mendable
 from holdfast.outbox.events import DEAD_LETTERS, INVENTORY, ORDERS, PARTITIONS
 from holdfast.outbox.kafka import configuration
@@ -41,12 +44,23 @@ def ensure_topics(settings: Settings) -> None:
     if missing:
         for name, made in client.create_topics(missing, request_timeout=_ANSWER_SECONDS_MAX).items():
             _made(settings, name, made)
-    check_topics(settings, client)
+    deadline = clock.monotonic_seconds() + _ANSWER_SECONDS_MAX
+    while True:
+        try:
+            return check_topics(settings, client)
+        except KafkaException as error:
+            # Brokers hear of new topics one after the other.
+            is_new = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            if not is_new or clock.monotonic_seconds() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def check_topics(settings: Settings, client: AdminClient) -> None:
     """Refuses topics that have too few copies, may lose events, or have another number of partitions."""
     known = client.list_topics(timeout=_ANSWER_SECONDS_MAX).topics
+    if missing := [name for name in TOPICS if name not in known]:
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"There is no topic {missing[0]}"))
     resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in TOPICS]
     answers = client.describe_configs(resources, request_timeout=_ANSWER_SECONDS_MAX)
     configured = {resource.name: answer.result() for resource, answer in answers.items()}

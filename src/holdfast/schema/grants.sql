@@ -51,13 +51,14 @@ GRANT SELECT, INSERT, DELETE, UPDATE (name, price_amount, currency, imported) ON
 -- What is held and sold is moved by the functions below alone.
 GRANT SELECT, INSERT (tier_id, event_id, capacity, opens_at, closes_at, state),
       UPDATE (capacity, opens_at, closes_at, state) ON tickets.stock TO holdfast_tickets;
-GRANT INSERT (event_id, epoch) ON tickets.gates TO holdfast_tickets;
+GRANT SELECT, INSERT (event_id, epoch) ON tickets.gates TO holdfast_tickets;
 
 -- The sale as admission sees it; the gate's content and epoch.
 GRANT SELECT (id, status, hold_seconds, tickets_per_user_max) ON tickets.events TO holdfast_orders;
 GRANT SELECT (id, event_id, name, price_amount, currency) ON tickets.tiers TO holdfast_orders;
 GRANT SELECT (id, status) ON tickets.events TO holdfast_workers;
 GRANT SELECT ON tickets.stock, tickets.gates TO holdfast_orders, holdfast_workers;
+GRANT UPDATE (warm_until) ON tickets.gates TO holdfast_workers;
 
 GRANT EXECUTE ON FUNCTION tickets.hold, tickets.try_hold TO holdfast_orders;
 GRANT EXECUTE ON FUNCTION tickets.lock_stock TO holdfast_tickets, holdfast_orders;
@@ -104,7 +105,7 @@ GRANT USAGE ON SCHEMA stats TO holdfast_tickets, holdfast_workers;
 GRANT SELECT ON stats.sales TO holdfast_tickets;
 GRANT SELECT, INSERT, DELETE, UPDATE (held, released, sold, sold_late, revenue) ON stats.sales TO holdfast_workers;
 GRANT SELECT ON stats.begun_with TO holdfast_workers;
-GRANT EXECUTE ON FUNCTION stats.record TO holdfast_workers;
+GRANT EXECUTE ON FUNCTION stats.record, stats.record_outbox TO holdfast_workers;
 
 -- A letter says what was bought, and goes to its buyer's address.
 GRANT USAGE ON SCHEMA notify TO holdfast_workers;
@@ -112,7 +113,7 @@ GRANT SELECT, INSERT, DELETE, UPDATE (due_at, tries, outcome, reply_code, ended_
 GRANT SELECT, INSERT, DELETE, UPDATE (after_user) ON notify.announcements TO holdfast_workers;
 GRANT EXECUTE ON FUNCTION notify.record, notify.announce TO holdfast_workers;
 GRANT SELECT (id, email) ON auth.users TO holdfast_workers;
-GRANT SELECT (name, venue_name, venue_address, starts_at, time_zone) ON tickets.events TO holdfast_workers;
+GRANT SELECT (name, venue_name, venue_address, starts_at, time_zone, version) ON tickets.events TO holdfast_workers;
 GRANT SELECT (id, name) ON tickets.tiers TO holdfast_workers;
 GRANT SELECT (id, order_id, tier_id) ON orders.tickets TO holdfast_workers;
 

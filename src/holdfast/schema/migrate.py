@@ -11,10 +11,12 @@ from pathlib import Path
 
 import asyncpg
 
+from holdfast.engines.hosts.connection import connect_to_primary
 from holdfast.errors import Mendable
 from holdfast.schema.roles import create_roles, grant
 
 _FOLDER = Path(__file__).parent
+_CONNECT_SECONDS = 60.0
 _LOCK = 0x686F6C64  # "hold"
 
 
@@ -37,7 +39,7 @@ async def migrate(database_url: str, *, with_roles: bool = False) -> list[str]:
 
     Raises Mendable for a database of a newer release, and for roles that cannot be made or be given their grants.
     """
-    connection = await asyncpg.connect(database_url)
+    connection = await connect_to_primary(database_url, timeout=_CONNECT_SECONDS)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         current = await current_revision(connection)

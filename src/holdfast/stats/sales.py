@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from holdfast import clock, ids
 from holdfast.auth.actors import Actor
-from holdfast.engines.database import AWAY, Pool, load_statements
-from holdfast.errors import Busy, Fault, Invalid, refuse
+from holdfast.engines.database import Reads, load_statements
+from holdfast.engines.hosts.position import LATEST
+from holdfast.errors import Fault, Invalid, refuse
 
 SQL = load_statements("holdfast.stats", "stats.sql")
 
@@ -90,19 +91,21 @@ _START = Position(_EPOCH - timedelta(days=1), UUID(int=0), "")
 
 
 class SalesReader:
-    """Reads what was counted."""
+    """Reads what was counted. Raises Busy."""
 
-    def __init__(self, reads: Pool) -> None:
+    def __init__(self, reads: Reads) -> None:
         self._reads = reads
 
     async def page(
         self, actor: Actor, event_id: UUID, span: Span, after: Position | None, limit: int
     ) -> dict[str, object]:
         """A page of an event's Sales. Raises not_found for an event that is not the actor's."""
-        if not (await self._fetch(SQL["may_see"], event_id, actor.is_administrator, actor.user_id))[0][0]:
+        # Somebody who has just made an event finds it; what was counted is behind the sale in any case.
+        who = (actor.is_administrator, actor.user_id)
+        if not (await self._reads.fetch(SQL["may_see"], event_id, *who, since=LATEST))[0][0]:
             raise refuse("not_found")
-        totals = await self._fetch(SQL["totals"], event_id, *span)
-        rows = await self._fetch(SQL["minutes"], event_id, *span, *(after or _START), limit + 1)
+        totals = await self._reads.fetch(SQL["totals"], event_id, *span)
+        rows = await self._reads.fetch(SQL["minutes"], event_id, *span, *(after or _START), limit + 1)
         page, following = rows[:limit], None
         if len(rows) > limit:
             last = page[-1]
@@ -113,12 +116,6 @@ class SalesReader:
             "data": [{"minute": clock.rfc3339(row["minute"])} | _tier_sales(row) for row in page],
             "next_cursor": following,
         }
-
-    async def _fetch(self, statement: str, *arguments: object) -> list[Record]:
-        try:
-            return await self._reads.fetch(statement, *arguments)
-        except AWAY as error:
-            raise Busy("The database did not answer in time.") from error
 
 
 def read_span(from_: str | None, to: str | None) -> Span:

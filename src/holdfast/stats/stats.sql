@@ -2,6 +2,10 @@
 -- Counts a batch of state changes of orders: $1 their transactions, $2 kinds, $3 orders, $4 versions, $5 moments.
 SELECT stats.record($1::text[]::xid8[], $2::text[], $3::uuid[], $4::integer[], $5::timestamptz[])
 
+-- name: record_outbox
+-- Counts the next $1 rows of the outbox at most: how many there were.
+SELECT stats.record_outbox($1)
+
 -- name: may_see
 -- Whether $3 organises the event $1, or is an administrator ($2).
 SELECT EXISTS (SELECT FROM tickets.events e WHERE e.id = $1 AND ($2 OR e.organiser_id = $3))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -58,6 +58,11 @@ class Fresh(Generic[Snapshot]):
         """Keeps a snapshot that came by itself. One that is being read counts as older."""
         self._loading.pop(event_id, None)
         self._kept[event_id] = (monotonic_seconds() + self._seconds, snapshot)
+
+    async def get_each(self, event_ids: Iterable[UUID]) -> None:
+        """Has a fresh snapshot of each at hand. Raises Busy."""
+        for event_id in event_ids:
+            await self.get(event_id)
 
     def drop(self, event_id: UUID) -> None:
         """Forgets a snapshot that is known to be out of date, and one that is being read."""

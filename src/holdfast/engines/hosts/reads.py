@@ -8,12 +8,17 @@ Nothing is decided by what is read here. What a user has to see of their own is 
     a position      a reply to a write said where the log ended then, and its client brings that along
 """
 
+import asyncio
+
 import asyncpg
 
 from holdfast.engines.hosts.connection import AWAY
 from holdfast.engines.hosts.position import ANYTHING, LATEST, LogPosition, show_position
 from holdfast.engines.hosts.replicas import Replicas
 from holdfast.errors import Busy
+
+_MARK_SECONDS_MAX = 0.5
+"""The write is done: its answer does not wait long for something that is only a help."""
 
 
 class Reads:
@@ -49,7 +54,8 @@ class Reads:
         if self._log_position is None:
             return None
         try:
-            return show_position(await self._log_position.now())
+            async with asyncio.timeout(_MARK_SECONDS_MAX):
+                return show_position(await self._log_position.now())
         except AWAY:
             return None
 

@@ -58,6 +58,8 @@ class Watch:
         self._known = asyncio.Event()
         self._poked = asyncio.Event()
         self._answered_at = 0.0
+        self._silent: set[Host | None] = set()
+        self._former: set[Host | None] = set()
         self._lost_at = 0.0
         self._positions: deque[tuple[float, int]] = deque(maxlen=8)
         self.primary: Host | None = None
@@ -105,7 +107,9 @@ class Watch:
             try:
                 await self._follow(host)
             except (*AWAY, asyncpg.PostgresError) as error:
-                _log.info("host does not answer", host=str(host), error=type(error).__name__)
+                if host not in self._silent:
+                    self._silent.add(host)
+                    _log.warning("host does not answer", host=str(host), error=type(error).__name__)
             await self._pause()
 
     async def _follow(self, host: Host | None) -> None:
@@ -121,6 +125,9 @@ class Watch:
             while True:
                 row = await connection.fetchrow(SQL["sight"])
                 assert row is not None
+                if host in self._silent:
+                    self._silent.remove(host)
+                    _log.info("host answers again", host=str(host))
                 self._saw(host, Sight(row["is_primary"], row["timeline"], row["position"]))
                 await self._pause()
         finally:
@@ -137,6 +144,7 @@ class Watch:
     def _saw(self, host: Host | None, sight: Sight) -> None:
         is_the_one = self._known.is_set() and host == self.primary
         if not sight.is_primary:
+            self._former.discard(host)
             if is_the_one:
                 _log.warning("the primary was made a replica", host=str(host))
                 self._lose()
@@ -153,7 +161,9 @@ class Watch:
                 self._turn()
         elif not is_the_one:
             # Frozen or cut off while another took its place: it will be told, or comes back as a replica.
-            _log.warning("a former primary takes itself for the primary", host=str(host), timeline=sight.timeline)
+            if host not in self._former:
+                self._former.add(host)
+                _log.warning("a former primary takes itself for the primary", host=str(host), timeline=sight.timeline)
             return
         self._answered_at = monotonic_seconds()
         self._positions.append((self._answered_at, sight.position))

@@ -65,7 +65,8 @@ FROM moves m GROUP BY 1, 2, 3, 4;
 -- second is a late payment's, whose hold was released before. Rows are locked in the order of their keys.
 CREATE FUNCTION stats.record(
     p_xids xid8[], p_kinds text[], p_orders uuid[], p_versions integer[], p_moments timestamptz[]
-) RETURNS void LANGUAGE sql AS $$
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO stats.sales AS s (event_id, minute, tier_id, currency, held, released, sold, sold_late, revenue)
     SELECT o.event_id, date_bin('1 minute', a.moment, 'epoch'), l.tier_id, o.currency,
            coalesce(sum(l.quantity) FILTER (WHERE a.kind = 'order.reserved'), 0),
@@ -81,8 +82,35 @@ CREATE FUNCTION stats.record(
     GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     ON CONFLICT (event_id, minute, tier_id, currency) DO UPDATE
     SET held = s.held + excluded.held, released = s.released + excluded.released, sold = s.sold + excluded.sold,
-        sold_late = s.sold_late + excluded.sold_late, revenue = s.revenue + excluded.revenue
-$$;
+        sold_late = s.sold_late + excluded.sold_late, revenue = s.revenue + excluded.revenue;
+END $$;
+
+-- Counts what stands in the outbox after the place that the consumer `stats` has come to, at most p_limit rows, and notes
+-- how far it has come: how many rows were looked at. The rows need not leave PostgreSQL for that. Only rows below the
+-- snapshot's xmin, among which none can appear any more. Whoever else is at it, or reads as this consumer, goes first.
+CREATE FUNCTION stats.record_outbox(p_limit integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    at outbox.consumers;
+    page record;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('holdfast consumer stats', 0)) THEN
+        RETURN 0;
+    END IF;
+    SELECT c.* INTO at FROM outbox.consumers c WHERE c.name = 'stats' FOR UPDATE;
+    SELECT array_agg(e.xid) AS xids, array_agg(e.id) AS ids, array_agg(e.kind) AS kinds, array_agg(e.subject) AS subjects,
+           array_agg(e.version) AS versions, array_agg(e.occurred_at) AS moments, count(*)::integer AS looked_at
+    INTO page FROM (
+        SELECT e.* FROM outbox.events e
+        WHERE (e.xid, e.id) > (at.xid, at.id) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY e.xid, e.id LIMIT p_limit
+    ) AS e;
+    IF page.looked_at > 0 THEN
+        PERFORM stats.record(page.xids, page.kinds, page.subjects, page.versions, page.moments);
+        UPDATE outbox.consumers c SET xid = page.xids[page.looked_at], id = page.ids[page.looked_at]
+        WHERE c.name = 'stats';
+    END IF;
+    RETURN page.looked_at;
+END $$;
 
 -- Nothing may be deleted that has not been counted.
 INSERT INTO outbox.consumers (name) VALUES ('stats');
