@@ -13,7 +13,8 @@ from holdfast.cluster.cluster import Cluster
 from holdfast.cluster.layout import HOST, SERVICES
 from holdfast.cluster.parts.postgres import PostgresMember, node_state
 from holdfast.drill.audit.gate import GateReader
-from holdfast.drill.proxy import Cut, Link
+from holdfast.drill.links import Links
+from holdfast.drill.proxy import Cut
 from holdfast.errors import Mendable
 
 _WHOLE_SECONDS_MAX = 120.0
@@ -29,20 +30,19 @@ class Site:
     def __init__(self, cluster: Cluster, say: Callable[[str], None] = lambda line: None) -> None:
         self.cluster = cluster
         self._say = say
-        self._links: dict[str, Link] = {}
+        self._links = Links()
         self._gateway_port = 0
 
     async def __aenter__(self) -> Self:
+        await self._links.__aenter__()
         layout = self.cluster.layout
         for place in layout.links():
-            self._links[place.name] = link = Link((HOST, place.target_port))
-            await link.open(place.port)
-        self._links[_GATEWAY] = link = Link((HOST, layout.gateway_port))
-        self._gateway_port = await link.open()
+            await self._links.open(place.name, place.target_port, place.port)
+        self._gateway_port = await self._links.open(_GATEWAY, layout.gateway_port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await self._links.__aexit__()
 
     @property
     def url(self) -> SplitResult:
@@ -118,9 +118,9 @@ class Site:
         """It may run again."""
         self.cluster.release(name)
 
-    def cut(self, name: str, cut: Cut) -> None:
+    async def cut(self, name: str, cut: Cut) -> None:
         """Does this to everything that goes to a member by its link."""
-        self._links[name].apply(cut)
+        await self._links.apply(name, cut)
 
     async def restart(self, name: str) -> None:
         """Ends a member in order, and waits until it is ready again."""
