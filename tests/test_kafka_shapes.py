@@ -9,7 +9,7 @@ import pytest
 from box_office import consume_all, put_on_sale
 from holdfast import clock, ids
 from holdfast.assemble import transport
-from holdfast.engines.database import Connection, Pool
+from holdfast.engines.database import Connection, Pool, Reads
 from holdfast.outbox.consume import OutboxRow, Recorder
 from holdfast.outbox.direct import settle_readers
 from holdfast.outbox.events import LANE_NAMES
@@ -78,7 +78,7 @@ async def test_availability_is_renewed_by_what_is_published(
     # Nothing is looked up again but by the feed.
     monkeypatch.setattr(availability, "_READ_SECONDS_MAX", 3600)
     patient = kafka.model_copy(update={"availability_seconds": 3600.0})
-    fresh = fresh_availability(patient, pool)
+    fresh = fresh_availability(patient, Reads(pool))
     feed = AvailabilityFeed(fresh)
     event = await put_on_sale(pool, 10)
     other = await put_on_sale(pool, 10)
@@ -123,7 +123,7 @@ async def test_availability_is_renewed_by_what_is_published(
 async def test_counters_that_are_older_or_whose_rest_is_old_are_not_shown(settings: Settings, pool: Pool) -> None:
     from holdfast.outbox.events import StockData, TierStock
 
-    fresh = fresh_availability(settings.model_copy(update={"availability_seconds": 10.0}), pool)
+    fresh = fresh_availability(settings.model_copy(update={"availability_seconds": 10.0}), Reads(pool))
     feed = AvailabilityFeed(fresh)
     event = await put_on_sale(pool, 10)
     first = await fresh.get(event.id)
