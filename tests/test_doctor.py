@@ -169,8 +169,9 @@ async def test_a_consumer_that_stands_still_is_seen(ward: Ward) -> None:
         clock.utc_now() - timedelta(minutes=1),
     )
     failing = await ward.failing()
-    assert set(failing) == {"outbox: cancellations", "outbox: gate", "outbox: payments"}
+    assert set(failing) == {"outbox: cancellations", "outbox: gate", "outbox: payments", "outbox: stats"}
     assert "1 unread, the oldest for 60 s" in failing["outbox: gate"].detail
+    assert "`holdfast work stats` runs" in str(failing["outbox: stats"])
     await ward.desk.relay()
     assert await ward.failing() == {}
 
