@@ -285,6 +285,7 @@ async def test_a_user_who_may_not_ask_of_clusters_has_one_server(
         await owner.gate.wire.call("ACL", "DELUSER", "shop")
 
 
+@pytest.mark.slow
 async def test_a_cluster_that_comes_later_is_found(settings: Settings, pool: Pool, cluster: ValkeyCluster) -> None:
     for node in cluster.nodes:
         kill(node)
