@@ -74,7 +74,7 @@ async def test_where_all_is_well_everything_is_ok(ward: Ward) -> None:
             {"overdue holds"},
         ),
         (
-            "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ('stats', 'x', '', 'no seat')",
+            "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ('stats', 'x', '', 'no')",
             "DELETE FROM outbox.dead_letters",
             {"dead letters"},
         ),
@@ -110,7 +110,8 @@ async def test_where_all_is_well_everything_is_ok(ward: Ward) -> None:
         ),
     ],
     ids=[
-        "held", "sold", "people", "overdue", "unresolved", "unpaid", "no tickets", "no check", "no index", "schema"
+        "held", "sold", "people", "overdue", "letters", "unresolved", "unpaid", "no tickets", "no check", "no index",
+        "schema",
     ],
 )  # fmt: skip
 async def test_damage_in_the_database_is_seen_until_it_is_undone(

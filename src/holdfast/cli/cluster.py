@@ -40,10 +40,13 @@ def cluster(
     if context.invoked_subcommand is not None:
         return
     import asyncio
+    import logging
 
     from holdfast.cli.cluster_run import ClusterRun
+    from holdfast.cli.logs import log_to_standard_error
     from holdfast.cluster.wishes import Wishes
 
+    log_to_standard_error(logging.WARNING)
     asyncio.run(ClusterRun(data, Wishes(port, services), demo=demo, as_json=as_json).run())
 
 
