@@ -86,11 +86,12 @@ def cost(
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to measure.")] = 20.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a purchase costs each member in processor time, while something buys."""
+    """Measure what a purchase costs each member in processor time while something buys, and compute what more takes."""
     import asyncio
 
     import msgspec
 
+    from holdfast.cluster import scale
     from holdfast.cluster.cost import Costs, components_of, lines_of, measure
     from holdfast.cluster.note import layout_of, running_note
     from holdfast.cluster.picture import Observer
@@ -109,7 +110,8 @@ def cost(
         return await measure(components_of(members, layout), database_url, seconds)
 
     found = asyncio.run(look())
-    report(msgspec.to_builtins(found), [] if as_json else lines_of(found), as_json=as_json)
+    lines = [] if as_json else ["Measured:", *lines_of(found), "", "Computed from it:", *scale.lines_of(found)]
+    report(msgspec.to_builtins(found), lines, as_json=as_json)
 
 
 def stop(data: ClusterDataOption = CLUSTER_DATA_DEFAULT, as_json: JsonOption = False) -> None:
