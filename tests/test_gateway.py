@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from gated_house import GatedHouse, gated_house
 from holdfast import ids
 from holdfast.clock import monotonic_seconds
 from holdfast.rush.http_client import Client, UnansweredError
 from house import PASSWORD, asking, done, refused, tier
-from gated_house import GatedHouse, gated_house
 
 if TYPE_CHECKING:
     from conftest import Engines

@@ -16,7 +16,7 @@ _JWT, _BUFFER = "envoy.filters.http.jwt_authn", "envoy.filters.http.buffer"
 
 # Between two requests of a client, and between two bytes of one that should go on.
 _CLIENT_IDLE_SECONDS = 75
-_STREAM_IDLE_SECONDS = 60
+_STREAM_IDLE_SECONDS_MIN = 60
 _ARRIVE_SECONDS_MAX = 300
 _SIGN_IN_SECONDS_MAX = 30
 _IMPORT_SECONDS_MAX = 300
@@ -100,7 +100,8 @@ def _connections(plan: Plan) -> dict[str, Any]:
         "max_request_headers_kb": plan.header_kilobytes_max,
         "request_headers_timeout": _seconds(plan.settings.read_seconds_max),
         "request_timeout": f"{_ARRIVE_SECONDS_MAX}s",
-        "stream_idle_timeout": f"{_STREAM_IDLE_SECONDS}s",
+        # Waiting for an answer is silence too.
+        "stream_idle_timeout": _seconds(max(_STREAM_IDLE_SECONDS_MIN, plan.answer_seconds + 5)),
         # The address that connects is the client's; what a client says about itself is only passed on.
         "use_remote_address": True,
         "xff_num_trusted_hops": plan.proxies,
