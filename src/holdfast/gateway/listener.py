@@ -25,8 +25,6 @@ _STREAMS_MAX = 100
 _HEADERS_MAX = 100
 _KEYS_SECONDS = 10
 _TOKENS_REMEMBERED = 10_000
-# Two years, as browsers' lists of such hosts want it.
-_STRICT_TRANSPORT = "max-age=63072000; includeSubDomains"
 
 _LOG_FIELDS = {
     "time": "%START_TIME%",
@@ -129,7 +127,7 @@ def _connections(plan: Plan) -> dict[str, Any]:
                     "routes": [_route(plan, route) for route in ROUTES],
                     # The same as the last one of X-Forwarded-For, which the services read.
                     "request_headers_to_remove": ["x-envoy-external-address"],
-                    "response_headers_to_add": _safe_headers(plan),
+                    "response_headers_to_add": problems.safe_headers(plan),
                 }
             ],
         },
@@ -254,13 +252,6 @@ def _own_filters(route: Route) -> dict[str, Any]:
         # Passed on as it comes: the service has its own bound, and takes one at a time.
         own[_BUFFER] = {"@type": f"{_HTTP}buffer.v3.BufferPerRoute", "disabled": True}
     return own
-
-
-def _safe_headers(plan: Plan) -> list[dict[str, Any]]:
-    headers = []
-    if plan.certificate is not None:
-        headers.append(problems.header("strict-transport-security", _STRICT_TRANSPORT))
-    return headers
 
 
 def _access_log() -> dict[str, Any]:
