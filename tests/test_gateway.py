@@ -196,12 +196,21 @@ class Load:
             # Open loop: what is due is begun, however late the others are.
             while started < (monotonic_seconds() - begun) * self._per_second:
                 started += 1
-                task = asyncio.create_task(self._buy())
+                task = asyncio.create_task(self._begin(started))
                 buyers.add(task)
                 task.add_done_callback(buyers.discard)
             await asyncio.sleep(0.005)
         await asyncio.gather(*buyers)
         await self._client.close()
+
+    async def _begin(self, number: int) -> None:
+        await self._buy()
+        if number % 10 == 0:
+            # What nobody may repeat: a change of the event, and a session that there is not.
+            change = {"name": f"Concert {number}"}
+            olga = self._house.tokens.issue(self._house.users["olga"], "organiser")
+            await self._ask(f"/events/{self._event['id']}", change, olga, "PATCH")
+            await self._ask("/users/logout", {"refresh_token": "none"}, olga)
 
     async def _buy(self) -> None:
         token = self._house.tokens.issue(ids.new_id(), "buyer")
@@ -212,17 +221,17 @@ class Load:
         if paid is not None:
             self.bought += 1
 
-    async def _ask(self, path: str, body: dict[str, Any], token: str) -> dict[str, Any] | None:
+    async def _ask(self, path: str, body: dict[str, Any], token: str, method: str = "POST") -> dict[str, Any] | None:
         fields = (f"Authorization: Bearer {token}", f"Idempotency-Key: {ids.new_id().hex}")
         said = ""
         for _ in range(self._retries + 1):
             try:
-                reply = await self._client.request("POST", path, fields, json.dumps(body).encode())
+                reply = await self._client.request(method, path, fields, json.dumps(body).encode())
             except UnansweredError as error:
                 said = f"unanswered: {error}"
             else:
                 if reply.status < 300:
-                    answer: dict[str, Any] = json.loads(reply.body)
+                    answer: dict[str, Any] = json.loads(reply.body or b"{}")
                     return answer
                 said = f"{reply.status} {reply.body.decode()[:200]}"
             self.refusals[said] += 1
@@ -263,6 +272,7 @@ def _sold(house: GatedHouse, event: dict[str, Any], expected: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_rolling_restart_is_noticed_by_nobody(engines: "Engines", tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every process of every service, one after the other, under load and without a client's retry."""
     folder = tmp_path_factory.mktemp("rolling")

@@ -323,7 +323,7 @@ def _trusting(house: Doubles) -> ssl.SSLContext:
 async def test_https(encrypted: Doubles) -> None:
     url = f"https://localhost:{encrypted.gateway.plan.listen.port}"
     async with httpx.AsyncClient(base_url=url, verify=_trusting(encrypted)) as client:
-        for path, status in (("/events", 200), ("/events/x/y/z", 200)):
+        for path, status in (("/nothing", 404), ("/users/me", 401), ("/events", 200)):
             reply = await client.get(path)
             assert reply.status_code == status
             assert reply.headers["strict-transport-security"].startswith("max-age=")
