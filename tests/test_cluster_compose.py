@@ -25,7 +25,7 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.load((DEPLOY / "compose.yaml").read_text(), Loader)
+    read: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     return read
 
 
