@@ -64,7 +64,7 @@ async def open_site(stack: AsyncExitStack, data: Path, say: Callable[[str], None
         say,
         lambda what, seconds: say(f"{what}: {seconds:.1f} s"),
     )
-    site = await stack.enter_async_context(Site(cluster))
+    site = await stack.enter_async_context(Site(cluster, say))
     stack.push_async_callback(cluster.stop)
     await cluster.start()
     return site

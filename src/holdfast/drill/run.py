@@ -71,6 +71,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     verdict: Verdict
     rest_seconds: float
     """From the last buyer's answer until everything had come to rest and agreed."""
+    waited_for: str
+    """What came to rest last."""
     marks: list[Mark]
     broken: list[str]
     """The promises that were not kept, in sentences."""
@@ -116,6 +118,7 @@ async def run_drill(
         figures=found,
         verdict=verdict,
         rest_seconds=round(settled.seconds, 2),
+        waited_for=settled.waited_for,
         marks=record.marks,
         broken=broken,
     )
