@@ -19,6 +19,7 @@ from uuid import UUID
 
 import asyncpg
 import httpx
+from pydantic import SecretStr
 
 from box_office import consume_all
 from holdfast import ids
@@ -252,7 +253,7 @@ def serving(settings: Settings) -> Iterator[Server]:
     """A server process with these settings, ready once this begins; it must end well and have nothing to regret."""
     parent_reads, parent_writes = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener, TemporaryFile() as log:
-        urls = {name: getattr(settings, name).get_secret_value() for name in ("database_url", "gate_url")}
+        urls = {name: given.get_secret_value() for name, given in settings if isinstance(given, SecretStr)}
         given = {
             "settings": settings.model_dump(mode="json") | urls,
             "fd": listener.fileno(),

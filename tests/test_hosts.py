@@ -106,7 +106,8 @@ async def test_connections_notice_a_host_that_is_gone(trio: Trio) -> None:
 
 
 async def test_a_standby_is_not_taken(trio: Trio) -> None:
-    settings = Settings(database_url=trio.url("postgres", *trio.standbys))  # type: ignore[arg-type]
+    url = trio.url("postgres", *trio.standbys)
+    settings = Settings(database_url=url, database_timeout_seconds=1)  # type: ignore[arg-type]
     pool = await open_pool(settings)
     with pytest.raises(ConnectionError, match="is the primary"):
         await pool.fetchval("SELECT 1")

@@ -11,7 +11,7 @@ from holdfast import ids
 from holdfast.engines.database import Pool
 from holdfast.engines.kafka_server import KafkaServers
 from holdfast.outbox.events import INVENTORY, ORDERS, PARTITIONS, schema
-from holdfast.outbox.relay import relay
+from holdfast.outbox.relay import SQL, relay
 from holdfast.settings import Settings
 from kafka_house import events_in, is_published, read_all, relaying, running, until, write_orders
 
@@ -55,6 +55,16 @@ async def test_two_relays_share_the_work_and_keep_the_order(kafka: Settings, poo
         await until(lambda: is_published(pool))
     found = await asyncio.to_thread(events_in, kafka, ORDERS)
     assert versions_of(found) == each(orders)
+
+
+async def test_what_a_lane_publishes_is_found_by_key(pool: Pool) -> None:
+    async with pool.acquire() as connection:
+        statement = await connection.prepare(SQL["lane"])
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        plan = str(await statement.explain("0", 0, 4000, 1, 4, ["order.reserved"]))
+    assert "'Index Name': 'events_pkey'" in plan
+    assert "'Index Name': 'orders_pkey'" in plan
+    assert "Seq Scan" not in plan
 
 
 @pytest.mark.slow

@@ -14,10 +14,11 @@ from holdfast import clock
 from holdfast.assemble import check as checking
 from holdfast.assemble import check_database
 from holdfast.doctor.checks import check_database as examine_database
+from holdfast.doctor.replicas import check_replicas
 from holdfast.errors import Mendable
 from holdfast.schema.migrate import known_revisions, migrate
 from holdfast.settings import Settings
-from postgres_trio import Trio
+from postgres_trio import Trio, run_on
 from running_up import command
 
 
@@ -85,6 +86,12 @@ async def test_no_url(settings: Settings, url: str) -> None:
     assert "HOLDFAST_DATABASE_URL" in await refusal(with_url(settings, url))
 
 
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://u:p@host:nonsense/x", "valkey://127.0.0.1:1/x"])
+async def test_no_url_of_replicas(settings: Settings, url: str) -> None:
+    given = settings.model_copy(update={"replica_database_url": type(settings.database_url)(url)})
+    assert (await refusal(given)).startswith("HOLDFAST_REPLICA_DATABASE_URL cannot be read: ")
+
+
 async def test_a_replica_given_as_the_primary(settings: Settings, trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "_CHOOSING_SECONDS", 0.5)
     first, second = trio.standbys
@@ -106,6 +113,26 @@ def test_a_replica_cannot_be_migrated(running_three: Trio, tmp_path: Path) -> No
         "The database is a replica, which cannot be migrated: give the primary's address in HOLDFAST_DATABASE_URL.\n"
     )
     assert done.returncode == 2
+
+
+async def test_the_doctor_looks_at_replicas(settings: Settings, trio: Trio) -> None:
+    given = settings.model_copy(
+        update={name: type(settings.database_url)(url) for name, url in trio.settings_urls("template_holdfast").items()}
+        | {"database_timeout_seconds": 1}
+    )
+
+    async def found() -> dict[str, str]:
+        hosts = {node.host: name for name, node in trio.nodes.items()}
+        return {hosts[check.name.removeprefix("replica ")]: check.detail for check in await check_replicas(given)}
+
+    first, second = trio.standbys
+    assert await found() == {trio.primary.name: "is the primary now", first: "keeps up", second: "keeps up"}
+    await trio.pause(first)
+    trio.nodes[second].freeze()
+    await run_on(trio.url("postgres", trio.primary.name), "SELECT pg_switch_wal()")
+    told = await found()
+    assert "KiB behind the primary" in told[first]
+    assert told[second].startswith("TimeoutError")
 
 
 async def test_a_host_that_is_frozen_does_not_keep_anyone(settings: Settings, trio: Trio) -> None:

@@ -25,6 +25,7 @@ _log = structlog.get_logger(__name__)
 
 async def check_database(settings: Settings) -> None:
     """Raises Mendable where this database cannot serve this release. A clock that is wrong is told in the log alone."""
+    _check_replica_url(settings.replica_database_url.get_secret_value())
     connection = await connect_or_explain(settings)
     try:
         version = connection.get_server_version()
@@ -69,6 +70,19 @@ async def connect_or_explain(settings: Settings) -> HostConnection:
                 f"PostgreSQL does not answer at {named} ({_said(error)}): see that it runs and that "
                 "HOLDFAST_DATABASE_URL is right."
             ) from error
+
+
+def _check_replica_url(url: str) -> None:
+    """Whether its hosts answer is no condition: while none does, the primary is read from."""
+    try:
+        hosts_of(url)
+        is_one = not url or url.partition("://")[0] in ("postgresql", "postgres")
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise Mendable(
+            "HOLDFAST_REPLICA_DATABASE_URL cannot be read: write postgresql://host:port/name, or leave it out."
+        )
 
 
 async def _check_schema(connection: HostConnection) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from holdfast.clock import monotonic_seconds
 from holdfast.doctor.checks import Check, check_database, check_settings
 from holdfast.doctor.gates import Gates
+from holdfast.doctor.replicas import check_replicas
 from holdfast.engines.database import AWAY, open_pool
 from holdfast.errors import Mendable
 from holdfast.gate.gate import Gate, GateAway
@@ -56,7 +57,8 @@ async def _look_until_fine(settings: Settings, gates: Gates, patience_seconds: f
     deadline = monotonic_seconds() + patience_seconds
     found: dict[str, Check] = {}
     while True:
-        for check in [*check_settings(settings), *await check_database(settings), *await gates.check()]:
+        looked = [*check_settings(settings), *await check_database(settings), *await check_replicas(settings)]
+        for check in [*looked, *await gates.check()]:
             # What was right once has only been in motion. What cannot be looked at this time stays as it was.
             if check.name not in found or not found[check.name].ok:
                 found[check.name] = check

@@ -51,7 +51,8 @@ class Primary:
         if self.watch is None:
             return self._keep(await self._open(None, server_settings, command_timeout), 0)
         while True:
-            host = await self.watch.find(PATIENCE_SECONDS)
+            # At the start nothing is known yet, and a host may be slow to let the first one in.
+            host = await self.watch.find(PATIENCE_SECONDS if self.watch.timeline else self._timeout_seconds)
             generation = self.watch.generation
             opening = asyncio.create_task(self._open(host, server_settings, command_timeout))
             self._connecting[opening] = generation
@@ -147,7 +148,8 @@ class PrimaryPool(_Pool):
         self.primary = primary_of(settings)
         self._expired_at = 0.0
         # A frozen host keeps every connection for its time-out; those who wait behind it must not wait for ever.
-        self._patience = settings.database_timeout_seconds if self.primary.watch is not None else None
+        is_watched = self.primary.watch is not None
+        self._patience = settings.database_timeout_seconds + PATIENCE_SECONDS if is_watched else None
 
         async def connect_to_it(*_: object, **__: object) -> HostConnection:
             return await self.primary.connect(server_settings, command_timeout=settings.database_timeout_seconds)

@@ -29,7 +29,8 @@ SQL = load_statements("holdfast.engines.hosts", "hosts.sql")
 LOOK_SECONDS = 1.0
 SEEK_SECONDS = 0.1
 """The pace while no primary answers."""
-ANSWER_SECONDS_MAX = 2.0
+ANSWER_SECONDS_MAX = 5.0
+"""Patient, since a machine that is overloaded is slow and not dead: the other hosts are asked meanwhile anyway."""
 _FLOOR_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
