@@ -1,5 +1,7 @@
 """The drills one after another on one cluster, which is whole before each of them."""
 
+import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -44,6 +46,10 @@ async def run_all(
 ) -> list[Outcome]:
     """All of it; records and the report go to the folder `out`. Raises Mendable."""
     outcomes: list[Outcome] = []
+    this = asyncio.current_task()
+    assert this is not None
+    # As Ctrl-C does: the cluster is ended in order, whoever asks.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:
         site = await open_site(stack, data, say)
         for drill in rounds.drills:
