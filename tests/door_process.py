@@ -15,6 +15,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         for event in ("startup", "shutdown"):
             await receive()
             say(event)
+            if event == given.get("stuck_in"):
+                await asyncio.sleep(3600)
             await send({"type": f"lifespan.{event}.complete"})
         return
     body = b""
@@ -41,8 +43,10 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+given: dict[str, Any] = {}
+
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
+    given |= json.loads(sys.argv[1])
     serve(
         app,
         Settings(**given["settings"]),

@@ -74,7 +74,7 @@ async def test_where_all_is_well_everything_is_ok(ward: Ward) -> None:
             {"overdue holds"},
         ),
         (
-            "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ('stats', 'x', '', 'no seat')",
+            "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ('stats', 'x', '', 'no')",
             "DELETE FROM outbox.dead_letters",
             {"dead letters"},
         ),
@@ -110,7 +110,8 @@ async def test_where_all_is_well_everything_is_ok(ward: Ward) -> None:
         ),
     ],
     ids=[
-        "held", "sold", "people", "overdue", "unresolved", "unpaid", "no tickets", "no check", "no index", "schema"
+        "held", "sold", "people", "overdue", "letters", "unresolved", "unpaid", "no tickets", "no check", "no index",
+        "schema",
     ],
 )  # fmt: skip
 async def test_damage_in_the_database_is_seen_until_it_is_undone(
@@ -168,8 +169,9 @@ async def test_a_consumer_that_stands_still_is_seen(ward: Ward) -> None:
         clock.utc_now() - timedelta(minutes=1),
     )
     failing = await ward.failing()
-    assert set(failing) == {"outbox: cancellations", "outbox: gate", "outbox: payments"}
+    assert set(failing) == {"outbox: cancellations", "outbox: gate", "outbox: payments", "outbox: stats"}
     assert "1 unread, the oldest for 60 s" in failing["outbox: gate"].detail
+    assert "`holdfast work stats` runs" in str(failing["outbox: stats"])
     await ward.desk.relay()
     assert await ward.failing() == {}
 

@@ -42,13 +42,15 @@ class Server:
 
 
 @contextmanager
-def serving(*, inherited: bool = True, source: str = "127.0.0.1", **settings: Any) -> Iterator[Server]:
+def serving(
+    *, inherited: bool = True, source: str = "127.0.0.1", stuck_in: str | None = None, **settings: Any
+) -> Iterator[Server]:
     """A server process with these settings; on an inherited listening socket, so that it can be reached at once."""
     parent_reads, parent_writes = os.pipe()
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     port = free_port()
-    given = {"settings": settings, "port": port, "fd": None, "parent_pipe": parent_reads}
+    given = {"settings": settings, "port": port, "fd": None, "parent_pipe": parent_reads, "stuck_in": stuck_in}
     if inherited:
         listener.bind((source, port))
         listener.listen(128)

@@ -184,6 +184,12 @@ async def leave_the_outbox_unread(scene: Scene) -> None:
     )
 
 
+async def bury_a_state_change(scene: Scene) -> None:
+    await scene.execute(
+        "INSERT INTO outbox.dead_letters (consumer, event_id, content, reason) VALUES ('stats', 'x', '', 'no JSON')"
+    )
+
+
 async def leave_a_payment_open(scene: Scene) -> None:
     await scene.execute("UPDATE orders.payments SET state = 'authorised'")
 
@@ -221,6 +227,7 @@ async def give_a_ticket_too_many_in_the_gate(scene: Scene) -> None:
         (count_a_person_wrong, {"leaked"}),
         (forget_to_expire, {"leaked"}),
         (leave_the_outbox_unread, {"leaked"}),
+        (bury_a_state_change, {"events_lost"}),
         (leave_a_payment_open, {"leaked"}),
         (lose_a_ticket_in_the_gate, {"leaked"}),
         (give_a_ticket_too_many_in_the_gate, {"leaked"}),

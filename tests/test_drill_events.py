@@ -29,6 +29,7 @@ class Scene(NamedTuple):
             people={(EVENT, one.user_id): 1 for one in self.orders.values() if one.status != "cancelled"},
             epochs={},
             unread=0,
+            dead_letters=0,
             open_payments=0,
             sales={TIER: sales or SalesFound(4, 2, 2, 2 * PRICE)},
         )

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from holdfast.drill.links import Links
 from holdfast.drill.proxy import Cut, Link
+from holdfast.errors import Mendable
 
 
 class Line(NamedTuple):
@@ -142,3 +144,19 @@ async def test_nothing_behind_a_link_is_a_reset() -> None:
         writer.close()
     finally:
         await link.close()
+
+
+async def test_links_live_in_a_process_of_their_own() -> None:
+    async with echo() as line, Links() as links:
+        port = await links.open("echo", line.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(b"one\n")
+            assert await asyncio.wait_for(reader.readline(), 10) == b"one\n"
+            await links.apply("echo", Cut.RESET)
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1)
+        finally:
+            writer.close()
+        with pytest.raises(Mendable, match="cannot be opened"):
+            await links.open("taken", line.port, port)

@@ -186,6 +186,7 @@ async def test_silence_is_not_waited_for(house: Doubles) -> None:
     assert silent.asked
 
 
+@pytest.mark.slow
 async def test_patience_ends(house: Doubles) -> None:
     house.answer("orders", hangs)
     assert refused(await house.buy()) == "503 busy"
@@ -202,6 +203,7 @@ async def test_tries_are_bounded(house: Doubles) -> None:
     assert len(house.asked("orders")) == 3
 
 
+@pytest.mark.slow
 async def test_one_that_always_fails_is_put_aside(house: Doubles) -> None:
     """Though it says that it is ready."""
 
@@ -217,6 +219,7 @@ async def test_one_that_always_fails_is_put_aside(house: Doubles) -> None:
     assert not broken.asked
 
 
+@pytest.mark.slow
 async def test_never_all_are_put_aside(house: Doubles) -> None:
     async def is_broken(_: Asked) -> Reply:
         return BUSY

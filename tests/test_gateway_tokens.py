@@ -160,12 +160,9 @@ async def test_new_keys_are_learnt(house: Doubles, tmp_path: Path) -> None:
     both = {"keys": [*house.tokens.jwks()["keys"], *tokens.jwks()["keys"]]}
     for process in house.processes["auth"]:
         process.keys = both
-    for _ in range(1000):
-        reply = await house.client.post("/orders/create", headers=headers)
-        if reply.status_code == 200:
-            break
+    while (await house.client.post("/orders/create", headers=headers)).status_code != 200:
         await asyncio.sleep(0.05)
-    assert reply.status_code == 200
+    # The old ones are good still.
     assert (await house.buy()).status_code == 200
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from holdfast.outbox.events import ORDERS
 from holdfast.outbox.kafka_consumer import consume_log
 from holdfast.settings import Settings
 from kafka_house import is_published, put, read_all, relaying, running, until, write_orders
+from running_up import environment_of
 
 KINDS = ("order.reserved", "order.confirmed")
 
@@ -153,6 +157,33 @@ async def test_a_second_process_takes_its_share_in_mid_batch(kafka: Settings, po
         await until(book.has(400))
     assert await pool.fetchval("SELECT count(*) FROM book") == 400
     assert (await book.doubled(), await book.disordered()) == (0, 0)
+
+
+@pytest.mark.slow
+async def test_a_consumer_is_killed_in_mid_batch_again_and_again(
+    kafka: Settings, pool: Pool, book: Book, tmp_path: Path
+) -> None:
+    event = await put_on_sale(pool, 100)
+    await write_orders(pool, event, 700, *KINDS)
+    environment = environment_of(tmp_path / "home") | {
+        "HOLDFAST_DATABASE_URL": kafka.database_url.get_secret_value(),
+        "HOLDFAST_KAFKA_URL": kafka.kafka_url.get_secret_value(),
+    }
+    async with relaying(kafka):
+        await until(lambda: is_published(pool))
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("kafka_reader.py"))], env=environment, stdout=subprocess.PIPE
+        ) as reader:
+            try:
+                assert reader.stdout is not None
+                assert await asyncio.to_thread(reader.stdout.readline), "it reads nothing"
+            finally:
+                reader.kill()
+    async with running(lambda stop: consume_log(kafka, pool, book.recorder, stop)):
+        await until(book.has(1400))
+    assert await pool.fetchval("SELECT count(*) FROM book") == 1400
+    assert await book.doubled() == 0
 
 
 async def _later(book: Book, loop: Callable[[], Awaitable[None]]) -> None:

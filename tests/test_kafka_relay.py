@@ -1,6 +1,7 @@
 """The relay: what is in the outbox comes to Kafka, in order, whatever happens to a relay or to Kafka."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -8,10 +9,14 @@ import pytest
 
 from box_office import put_on_sale
 from holdfast import ids
+from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool
 from holdfast.engines.kafka_server import KafkaServers
+from holdfast.outbox.consume import Consumer, OutboxRow
 from holdfast.outbox.events import INVENTORY, ORDERS, PARTITIONS, schema
-from holdfast.outbox.relay import relay
+from holdfast.outbox.inventory_feed import follow_inventory
+from holdfast.outbox.kafka_consumer import consume_log
+from holdfast.outbox.relay import SQL, relay
 from holdfast.settings import Settings
 from kafka_house import events_in, is_published, read_all, relaying, running, until, write_orders
 
@@ -57,6 +62,16 @@ async def test_two_relays_share_the_work_and_keep_the_order(kafka: Settings, poo
     assert versions_of(found) == each(orders)
 
 
+async def test_what_a_lane_publishes_is_found_by_key(pool: Pool) -> None:
+    async with pool.acquire() as connection:
+        statement = await connection.prepare(SQL["lane"])
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        plan = str(await statement.explain("0", 0, 4000, 1, 4, ["order.reserved"]))
+    assert "'Index Name': 'events_pkey'" in plan
+    assert "'Index Name': 'orders_pkey'" in plan
+    assert "Seq Scan" not in plan
+
+
 @pytest.mark.slow
 async def test_kafka_away_is_waited_for_and_the_rest_goes_on(
     kafka: Settings, kafka_servers: KafkaServers, pool: Pool, capfd: pytest.CaptureFixture[str]
@@ -73,6 +88,35 @@ async def test_kafka_away_is_waited_for_and_the_rest_goes_on(
         await until(lambda: is_published(pool), 60)
     found = await asyncio.to_thread(events_in, kafka, ORDERS)
     assert versions_of(found) == each(orders)
+
+
+@pytest.mark.parametrize("fault", ["frozen", pytest.param("killed", marks=pytest.mark.slow)])
+async def test_everything_ends_in_time_while_kafka_is_away(
+    kafka: Settings, kafka_servers: KafkaServers, pool: Pool, fault: str
+) -> None:
+    event = await put_on_sale(pool, 100)
+    broker = kafka_servers.brokers[0]
+
+    async def handle(rows: Sequence[OutboxRow]) -> int:
+        return len(rows)
+
+    try:
+        async with (
+            relaying(kafka),
+            running(
+                lambda stop: consume_log(kafka, pool, Consumer("notify", ("order.reserved",), handle), stop),
+                lambda stop: follow_inventory(kafka, lambda _: None, lambda _: None, stop),
+            ),
+        ):
+            await write_orders(pool, event, 10)
+            await until(lambda: is_published(pool))
+            await asyncio.to_thread(broker.freeze if fault == "frozen" else broker.kill)
+            await write_orders(pool, event, 10)
+            await asyncio.sleep(0.5)
+            began = monotonic_seconds()
+        assert monotonic_seconds() - began < 10
+    finally:
+        await asyncio.to_thread(broker.thaw if fault == "frozen" else broker.start)
 
 
 def each(orders: list[str]) -> dict[str, list[int]]:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from box_office import open_desk, put_on_sale
 from holdfast import ids
 from holdfast.assemble import WORKERS, build_app, run_workers
 from holdfast.auth.accounts import Accounts
 from holdfast.auth.passwords import Passwords
 from holdfast.auth.tokens import Tokens
 from holdfast.engines.database import Connection, open_pool
+from holdfast.schema.migrate import migrate
 from holdfast.settings import Settings
 from house import PASSWORD, asking, tier
 from mail_house import Mailbox, mail_server
@@ -90,6 +92,32 @@ async def test_a_whole_sale_needs_nothing_beyond_the_grants(roles: Logins) -> No
     with mail_server(mailbox) as port:
         async with street(roles, f"smtp://127.0.0.1:{port}") as here, roles.connected("owner") as owner:
             await sell(here, owner, mailbox)
+
+
+async def test_grants_are_renewed_beneath_a_running_sale(roles: Logins) -> None:
+    """A release is rolled out by a migration first: nobody who is at work is refused anything meanwhile."""
+    settings = roles.settings("orders", gate_url="")
+    pool, owners_pool = await open_pool(settings), await open_pool(roles.owner)
+    try:
+        async with open_desk(settings, pool) as desk:
+            event = await put_on_sale(owners_pool, 10_000)
+            done = asyncio.Event()
+
+            async def buy() -> int:
+                orders = 0
+                while not done.is_set():
+                    assert await desk.try_buy(ids.new_id(), "key", event, 1) == "made"
+                    orders += 1
+                return orders
+
+            buyers = [asyncio.create_task(buy()) for _ in range(4)]
+            for _ in range(10):
+                await migrate(roles.owner.database_url.get_secret_value(), with_roles=True)
+            done.set()
+            assert sum(await asyncio.gather(*buyers)) > 10
+    finally:
+        await pool.close()
+        await owners_pool.close()
 
 
 async def sell(here: Street, owner: Connection, mailbox: Mailbox) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
+import structlog
 from joserfc import jws
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from holdfast import ids
 from holdfast.auth.signing_keys import load_signing_keys, public_part
-from holdfast.clock import unix_seconds
+from holdfast.clock import monotonic_seconds, unix_seconds
 from holdfast.errors import Refusal
 from holdfast.settings import Settings
 
@@ -31,8 +32,14 @@ Role = Literal["buyer", "organiser", "admin"]
 # A token of ours is under 500 bytes; the bound keeps what is hashed and parsed small.
 _AUTHORIZATION_BYTES_MAX = 2048
 _CLOCK_SKEW_SECONDS = 5
+# The clocks of two machines may be some minutes apart before buyers suffer for it: a token of ours that seems to come
+# from so far in the future is good.
+_CLOCK_SKEW_SECONDS_MAX = 600
+_COMPLAINT_SECONDS = 60
 _BEARER = re.compile(rb"(?i:bearer) (([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+))\.([A-Za-z0-9_-]{86})")
 _HEADS_MAX = 64
+
+_log = structlog.get_logger(__name__)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -62,6 +69,7 @@ class Verifier:
         # Keyed by a hash of the whole header value; only what was verified is ever put in.
         self._verified: OrderedDict[bytes, Identity] = OrderedDict()
         self._verified_max = settings.token_cache_entries_max
+        self._complained_at = float("-inf")
 
     def verify(self, authorization: bytes | None) -> Identity:
         """The identity in an Authorization header's value, of which a cached one costs a hash and a look-up.
@@ -126,7 +134,17 @@ class Verifier:
         user_id = ids.decode(ids.USER, claims.sub)
         if user_id is None or not _plausible(claims):
             raise _refusal("token_invalid")
+        if claims.iat > unix_seconds() + _CLOCK_SKEW_SECONDS:
+            self._complain(claims.iat - unix_seconds())
         return Identity(user_id, claims.role, float(claims.exp))
+
+    def _complain(self, seconds: float) -> None:
+        if monotonic_seconds() - self._complained_at >= _COMPLAINT_SECONDS:
+            self._complained_at = monotonic_seconds()
+            _log.warning(
+                f"this machine's clock is {seconds:.0f} s behind that of an auth service: set them right, or tokens "
+                "are good for longer or shorter than they say"
+            )
 
     def _key_of(self, head: bytes) -> bytes | None:
         """The public key that a token's first part names. All of ours have one of a few."""
@@ -204,7 +222,7 @@ def _part(text: bytes) -> bytes:
 def _plausible(claims: _Claims) -> bool:
     return (
         claims.iss == ISSUER
-        and 0 <= claims.iat <= unix_seconds() + _CLOCK_SKEW_SECONDS
+        and 0 <= claims.iat <= unix_seconds() + _CLOCK_SKEW_SECONDS_MAX
         and claims.iat < claims.exp <= claims.iat + ACCESS_TOKEN_SECONDS_MAX
     )
 

@@ -18,6 +18,7 @@ CONNECTIONS_MANY = 256
 SWEEP = (1, 4, 16, 64, 256)
 EVENTS_AT_ONCE = 100
 OPEN_RATE = 5_000
+OPEN_PURCHASES = 1_500
 OPEN_SECONDS = 60.0
 OPEN_BUYERS = 20_000
 HISTORY_RATE = 500
@@ -60,6 +61,12 @@ def all_cases(workers: int) -> list[Case]:
         Case("sold-out", "refusals of an event that is sold out", sold_out),
         Case("confirm", "orders paid for", confirm),
         Case("purchase", "orders made and paid for: two calls", purchase),
+        Case(
+            "purchase-open",
+            f"{OPEN_PURCHASES:,} orders a second offered, made and paid for, whatever comes back",
+            purchase_open,
+            is_standard=False,
+        ),
         Case("cancel", "orders cancelled", cancel),
         Case("availability", "looks at an event of 10 tiers", availability),
         Case("login", "log-ins, each a password checked", login),
@@ -101,11 +108,17 @@ def reserve_cold(trial: Trial, name: str) -> None:
 
 
 def reserve_open(trial: Trial, name: str) -> None:
-    buyers = trial.crowd(trial.options.scaled(OPEN_BUYERS, 100))
-    drive = _reserving(trial.open_sale(), buyers)
-    pace = Pace(CONNECTIONS_MANY, trial.options.seconds or OPEN_SECONDS, rate=trial.options.scaled(OPEN_RATE))
+    _measure_open(trial, name, _reserving(trial.open_sale(), _many(trial)), OPEN_RATE)
+
+
+def _many(trial: Trial) -> Crowd:
+    return trial.crowd(trial.options.scaled(OPEN_BUYERS, 100))
+
+
+def _measure_open(trial: Trial, name: str, drive: Drive, rate: int) -> None:
+    pace = Pace(CONNECTIONS_MANY, trial.options.seconds or OPEN_SECONDS, rate=trial.options.scaled(rate))
     # Everyone once: their tokens are known when it counts.
-    everyone = pace._replace(seconds=60.0, orders=len(buyers.users))
+    everyone = pace._replace(seconds=60.0, orders=len(drive.crowd.users))
     trial.measure(name, drive, pace, before=lambda: trial.run(drive, everyone))
 
 
@@ -125,15 +138,11 @@ def cancel(trial: Trial, name: str) -> None:
 
 
 def purchase(trial: Trial, name: str) -> None:
-    sale = trial.open_sale()
-    drive = Drive(
-        [crowd.reserve_request(sale)],
-        trial.buyers,
-        [sale],
-        {(0, 201): "reserved", (1, 200): "confirmed"},
-        then=crowd.confirm_request("@id@"),
-    )
-    trial.measure(name, drive, trial.pace())
+    trial.measure(name, _purchasing(trial.open_sale(), trial.buyers), trial.pace())
+
+
+def purchase_open(trial: Trial, name: str) -> None:
+    _measure_open(trial, name, _purchasing(trial.open_sale(), _many(trial)), OPEN_PURCHASES)
 
 
 def availability(trial: Trial, name: str) -> None:
@@ -225,6 +234,16 @@ def memory(trial: Trial, name: str) -> None:
 
 def _servers(count: int) -> str:
     return "one server process" if count == 1 else f"{count} server processes"
+
+
+def _purchasing(sale: Sale, buyers: Crowd) -> Drive:
+    return Drive(
+        [crowd.reserve_request(sale)],
+        buyers,
+        [sale],
+        {(0, 201): "reserved", (1, 200): "confirmed"},
+        then=crowd.confirm_request("@id@"),
+    )
 
 
 def _reserving(sale: Sale, buyers: Crowd) -> Drive:

@@ -1,10 +1,11 @@
-"""The `holdfast up` that is measured: started for the bench alone, at its defaults, every guard on."""
+"""What is measured: a Holdfast started for the bench alone, at its defaults, every guard on."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,24 +26,37 @@ _PROC = Path("/proc")
 _USER_TIME, _WAITED_SYSTEM_TIME = 11, 14  # of /proc/PID/stat after the command: utime, stime, cutime, cstime
 
 
-class House:
-    """One run of `up` on a data folder. Entered when it has come up, left when everything in it has ended."""
+class House(ABC):
+    """One run of a command on a data folder. Entered when it has come up, left when everything in it has ended."""
 
-    def __init__(self, data: Path, workers: int | None) -> None:
-        self._folder = DataFolder(data)
-        self._workers = workers
-        self._errors = data.with_name(f"{data.name}-up.log")
+    command: str
+    """`holdfast` with this starts it."""
+
+    def __init__(self, folder: DataFolder, *options: str) -> None:
+        self.folder = folder
+        self._options = ("--data", str(folder.path), "--port", "0", "--no-demo", "--json", *options)
+        self._errors = folder.path.with_name(f"{folder.path.name}-{self.command}.log")
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """How many server processes make orders."""
+
+    @abstractmethod
+    def processes(self) -> dict[str, list[Process]]:
+        """Everything that works on an order, by what it is."""
+
+    @abstractmethod
+    def crew(self) -> list[Process]:
+        """Those of them that live as long as the house: while something is measured none may come or go."""
+
     def __enter__(self) -> Self:
-        options = ["--data", str(self._folder.path), "--port", "0", "--no-demo", "--json"]
-        if self._workers is not None:
-            options += ["--workers", str(self._workers)]
         with self._errors.open("a") as errors:
-            # In a session of its own: Ctrl-C is ours alone, and `up` is then told to end in order.
+            # In a session of its own: Ctrl-C is ours alone, and it is then told to end in order.
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "holdfast.cli.main", "up", *options],
+                [sys.executable, "-m", "holdfast.cli.main", self.command, *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -65,26 +79,11 @@ class House:
     @property
     def settings(self) -> Settings:
         """What its servers run with."""
-        given = self._folder.running().settings
+        given = self.folder.running().settings
         return load_settings(**given, access_token_seconds=ACCESS_TOKEN_SECONDS)
 
-    @property
-    def workers(self) -> int:
-        """How many server processes it has."""
-        return int(self._folder.running().settings["server_processes"])
-
-    def processes(self) -> dict[str, list[Process]]:
-        """Everything that works on an order: server, worker, postgres, valkey."""
-        children = self._folder.running().children
-        return {
-            "server": children[: self.workers],
-            "worker": children[self.workers :],
-            "postgres": running_in(self._folder.cluster, "postgres"),
-            "valkey": running_in(self._folder.valkey, "valkey-server"),
-        }
-
     def cpu_seconds(self) -> dict[str, float]:
-        """The CPU time that each kind of process has used since it started, ended backends of PostgreSQL included."""
+        """The CPU time that each kind of process has used since it started, children that have ended included."""
         return {kind: sum(map(_cpu_seconds, processes)) for kind, processes in self.processes().items()}
 
     def private_kib(self) -> dict[str, int]:
@@ -100,13 +99,13 @@ class House:
 
     def _wait_ready(self, process: "subprocess.Popen[str]") -> str:
         assert process.stdout is not None
-        # `up` gives up by itself when it does not come up in time, so this line always comes, or its end does.
+        # It gives up by itself when it does not come up in time, so this line always comes, or its end does.
         line = process.stdout.readline()
         answer: Mapping[str, object] = json.loads(line) if line else {}
         if "url" not in answer:
             process.wait()
             reason = answer.get("error") or last_line(self._errors) or "it left no word"
-            raise Mendable(f"`holdfast up` did not come up for the bench: {reason}")
+            raise Mendable(f"`holdfast {self.command}` did not come up for the bench: {reason}")
         return str(answer["url"])
 
     def _stop(self) -> None:
@@ -127,6 +126,39 @@ class House:
         finally:
             assert process.stdout is not None
             process.stdout.close()
+
+
+class OneMachine(House):
+    """`holdfast up`."""
+
+    command = "up"
+
+    def __init__(self, data: Path, workers: int | None) -> None:
+        super().__init__(DataFolder(data), *(() if workers is None else ("--workers", str(workers))))
+
+    @property
+    def workers(self) -> int:
+        """How many server processes it has."""
+        return int(self.folder.running().settings["server_processes"])
+
+    def processes(self) -> dict[str, list[Process]]:
+        """server, worker, postgres, valkey."""
+        children = self.folder.running().children
+        return {
+            "server": children[: self.workers],
+            "worker": children[self.workers :],
+            "postgres": running_in(self.folder.cluster, "postgres"),
+            "valkey": running_in(self.folder.valkey, "valkey-server"),
+        }
+
+    def crew(self) -> list[Process]:
+        """All but PostgreSQL's, whose backends come and go."""
+        processes = self.processes()
+        return [*processes["server"], *processes["worker"], *processes["valkey"]]
+
+
+Build = Callable[[Path, int | None], House]
+"""What house is measured on a folder, with so many server processes, or as many as it takes by itself."""
 
 
 def busy_seconds() -> float:

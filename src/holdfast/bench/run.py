@@ -13,7 +13,7 @@ import msgspec
 from holdfast.bench.cases import Case
 from holdfast.bench.client.load import LoadClient
 from holdfast.bench.figures import Figure, machine
-from holdfast.bench.house import House
+from holdfast.bench.house import Build
 from holdfast.bench.trial import Ground, Options, Say, Trial, opened
 from holdfast.errors import Mendable
 
@@ -78,13 +78,15 @@ def run_bench(
     places: Places,
     say: Say,
     tell: Callable[[Figure], None],
+    build: Build,
 ) -> Report:
-    """Runs the cases; each figure is told when it was audited. Raises Mendable where something cannot run."""
+    """Runs the cases, each in a house of the kind that `build` makes; each figure is told when it was audited. Raises
+    Mendable where something cannot run."""
     client = LoadClient(places.client)
     report = Report(places.out / "bench.json", places.data)
     number = 0
     for (is_full, many), together in groupby(cases, lambda case: (case.is_full, case.workers or workers)):
-        with _ground(places, client, is_full, many, say) as ground:
+        with _ground(build, places, client, is_full, many, say) as ground:
             for case in together:
                 number += 1
                 say(f"[{number}/{len(cases)}] {case.name}: {case.what}")
@@ -99,10 +101,13 @@ def run_bench(
 
 
 @contextmanager
-def _ground(places: Places, client: LoadClient, is_full: bool, workers: int | None, say: Say) -> Iterator[Ground]:
+def _ground(
+    build: Build, places: Places, client: LoadClient, is_full: bool, workers: int | None, say: Say
+) -> Iterator[Ground]:
     data = places.data / ("full" if is_full else "empty")
-    say(f"starting `holdfast up` on {data}")
-    with House(data, workers) as house, opened(house, client, places.client) as ground:
+    house = build(data, workers)
+    say(f"starting `holdfast {house.command}` on {data}")
+    with house, opened(house, client, places.client) as ground:
         yield ground
 
 

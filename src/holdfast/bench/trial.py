@@ -190,11 +190,11 @@ class Trial:
             (before or (lambda: self.warm_up(drive, pace)))()
             self._rest()
             self.say(f"measuring {case}: {pace.in_words()}")
-            crew, usage = _crew(house), Usage(house)
+            crew, usage = house.crew(), Usage(house)
             outcome = self.run(drive, pace)
             usage.end(outcome.cpu_seconds)
         unread, seconds = self._rest()
-        if _crew(house) != crew:
+        if house.crew() != crew:
             self._ledger.findings.append(f"a process ended and was started again while {case} ran")
         noops.append(self._noop(pace.connections))
         figure = _figure(case, drive, pace, outcome, sum(noops) / 2, usage, house.workers)
@@ -238,11 +238,6 @@ class Trial:
 
 def _unheard(_: str) -> None:
     """The progress of what runs beside a measured run."""
-
-
-def _crew(house: House) -> list[object]:
-    processes = house.processes()
-    return [processes[kind] for kind in ("server", "worker", "valkey")]
 
 
 def _figure(case: str, drive: Drive, pace: Pace, outcome: Outcome, noop: float, usage: Usage, workers: int) -> Figure:

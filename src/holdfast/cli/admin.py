@@ -1,7 +1,8 @@
-"""`holdfast admin create`: an administrator, made by whoever holds the machine."""
+"""`holdfast admin`: what whoever holds the machine makes: an administrator, the keys that sign tokens."""
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Administrators.", rich_markup_mode=app.rich_markup_mode)
     group.callback()(_admin)
     group.command()(create)
+    group.command("signing-keys")(signing_keys)
     app.add_typer(group, name="admin")
 
 
@@ -43,6 +45,25 @@ def create(
     password = _read_password() if password_stdin else _ask_password()
     answer = asyncio.run(_create(settings, email, password))
     report(answer, [f"{answer['email']} is an administrator."], as_json=as_json)
+
+
+def signing_keys(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to keep it; for the auth service alone.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a file with a new key that signs tokens, for HOLDFAST_SIGNING_KEY_FILE. One that is there is left alone.
+
+    `holdfast up` and `holdfast cluster` make their own.
+    """
+    from holdfast.auth.signing_keys import create_signing_keys
+
+    made = not file.exists()
+    if made:
+        try:
+            create_signing_keys(file)
+        except OSError as error:
+            raise Mendable(f"{file} cannot be written ({error.strerror}): name a file in a folder of yours.") from error
+    report({"file": str(file), "made": made}, [f"{'Made' if made else 'Left alone'}: {file}"], as_json=as_json)
 
 
 def _read_password() -> str:

@@ -17,6 +17,7 @@ from holdfast.cli.up import WORKERS_DEFAULT
 
 if TYPE_CHECKING:
     from holdfast.bench.figures import Figure
+    from holdfast.bench.house import Build
     from holdfast.bench.run import Places
 
 EXIT_VOID = 1
@@ -40,7 +41,15 @@ def bench(
         typer.Option(min=0.2, max=60, help="How long a run is measured.", show_default="10; open loop 60"),
     ] = None,
     connections: Annotated[int, typer.Option(min=1, max=1024, help="How many connections the client has.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="How many server processes.")] = WORKERS_DEFAULT,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="How many server processes.", show_default=f"{WORKERS_DEFAULT}; of a cluster 2 of each"
+        ),
+    ] = None,
+    on_cluster: Annotated[
+        bool, typer.Option("--cluster", help="Measure a `holdfast cluster` through its gateway.")
+    ] = False,
     scale: Annotated[
         float, typer.Option(min=0.01, max=1, help="Less of everything that is counted, for a quick look.")
     ] = 1.0,
@@ -66,7 +75,7 @@ def bench(
     from holdfast.cli.logs import log_to_standard_error
 
     log_to_standard_error(logging.ERROR)
-    cases = all_cases(workers)
+    cases = all_cases(workers or WORKERS_DEFAULT)
     if show_list:
         for case in cases:
             typer.echo(f"{case.name:<16}{case.what}" + ("" if case.is_standard else " (only when named)"))
@@ -75,7 +84,7 @@ def bench(
     options = Options(seconds, connections, scale, orders)
     _end_in_order_on_sigterm()
     with _folders(data, out, keep=keep) as places:
-        found = run_bench(chosen, options, workers, places, _say, lambda figure: _say(f"  {_in_a_line(figure)}"))
+        found = run_bench(chosen, options, workers, places, _say, _tell, _build(on_cluster=on_cluster))
     files = [found.file, *_plots(found.figures, out)]
     lines = [*_table(found.figures), "", *(f"{file}" for file in files)]
     if sys.stdout.isatty() and not as_json:
@@ -84,6 +93,20 @@ def bench(
     report(found.as_json(), lines, as_json=as_json)
     if not found.is_sound:
         raise typer.Exit(EXIT_VOID)
+
+
+def _build(*, on_cluster: bool) -> "Build":
+    if on_cluster:
+        from holdfast.cluster.measured import ClusterHouse
+
+        return ClusterHouse
+    from holdfast.bench.house import OneMachine
+
+    return OneMachine
+
+
+def _tell(figure: "Figure") -> None:
+    _say(f"  {_in_a_line(figure)}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(cluster)
     group.command("status")(status)
     group.command("stop")(stop)
+    group.command("cost")(cost)
     app.add_typer(group, name="cluster")
 
 
@@ -39,10 +40,13 @@ def cluster(
     if context.invoked_subcommand is not None:
         return
     import asyncio
+    import logging
 
     from holdfast.cli.cluster_run import ClusterRun
+    from holdfast.cli.logs import log_to_standard_error
     from holdfast.cluster.wishes import Wishes
 
+    log_to_standard_error(logging.WARNING)
     asyncio.run(ClusterRun(data, Wishes(port, services), demo=demo, as_json=as_json).run())
 
 
@@ -75,6 +79,39 @@ def status(data: ClusterDataOption = CLUSTER_DATA_DEFAULT, as_json: JsonOption =
     report(answer, lines_of(picture), as_json=as_json)
     if not picture.is_well:
         raise typer.Exit(1)
+
+
+def cost(
+    data: ClusterDataOption = CLUSTER_DATA_DEFAULT,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to measure.")] = 20.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a purchase costs each member in processor time while something buys, and compute what more takes."""
+    import asyncio
+
+    import msgspec
+
+    from holdfast.cluster import scale
+    from holdfast.cluster.cost import Costs, components_of, lines_of, measure
+    from holdfast.cluster.note import layout_of, running_note
+    from holdfast.cluster.picture import Observer
+    from holdfast.engines.data_folder import DataFolder, Shape
+
+    folder = DataFolder(data, Shape.CLUSTER)
+    note = running_note(folder)
+    layout, database_url = layout_of(folder, note), folder.running().settings["database_url"]
+
+    async def look() -> Costs:
+        observer = Observer(layout, database_url, folder.passwords("gate")["gate"])
+        try:
+            members = (await observer.look(note)).members
+        finally:
+            await observer.close()
+        return await measure(components_of(members, layout), database_url, seconds)
+
+    found = asyncio.run(look())
+    lines = [] if as_json else ["Measured:", *lines_of(found), "", "Computed from it:", *scale.lines_of(found)]
+    report(msgspec.to_builtins(found), lines, as_json=as_json)
 
 
 def stop(data: ClusterDataOption = CLUSTER_DATA_DEFAULT, as_json: JsonOption = False) -> None:

@@ -1,9 +1,12 @@
 """One run of `holdfast cluster`, from the data folder to the last good-bye."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+
+import structlog
 
 from holdfast import __version__, clock
 from holdfast.cli.checklist import Checklist
@@ -33,6 +36,8 @@ class ClusterRun:
 
     async def run(self) -> None:
         """Returns when it was told to stop and everything has ended. Raises Mendable, with nothing left behind."""
+        # Of what happens here the table tells.
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         stop, hurry = _on_signals()
         logs = LogWatch(self._folder.logs, self._say, quiet=self._others())
         logs.start()

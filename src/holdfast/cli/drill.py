@@ -1,6 +1,9 @@
 """`holdfast drill`: parts of a cluster of its own are killed, frozen and cut off while buyers come."""
 
+import asyncio
+import logging
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -54,11 +57,13 @@ def drill(
     """
     import uvloop
 
+    from holdfast.cli.logs import log_to_standard_error
     from holdfast.drill.drills import DRILLS, choose
     from holdfast.drill.report import as_json as all_of
     from holdfast.drill.report import in_a_line, markdown
     from holdfast.drill.rounds import Rounds, run_all
 
+    log_to_standard_error(logging.ERROR)
     if show_list:
         for one in DRILLS:
             typer.echo(f"{one.name:<24}{one.what}")
@@ -72,7 +77,10 @@ def drill(
 
     with _folder(data, out) as folder:
         rounds = Rounds(chosen, runs, rate, seconds, is_short=short)
-        outcomes = uvloop.run(run_all(folder, rounds, out, _say, told))
+        try:
+            outcomes = uvloop.run(run_all(folder, rounds, out, _say, told))
+        except asyncio.CancelledError:
+            raise typer.Exit(128 + signal.SIGTERM) from None
     lines = markdown(outcomes) if as_markdown else _table(outcomes)
     report(all_of(outcomes), lines, as_json=as_json)
     if not all(outcome.is_kept for outcome in outcomes):

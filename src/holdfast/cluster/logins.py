@@ -8,11 +8,13 @@ from holdfast import clock
 from holdfast.cluster.layout import HOST, Layout
 from holdfast.cluster.parts.postgres import SUPERUSER
 from holdfast.engines.postgres_server import DATABASE, ROLE
+from holdfast.errors import Mendable
 from holdfast.schema.migrate import migrate
 
 GROUPS = ("auth", "tickets", "orders", "workers")
 _LOGIN_SECONDS_MAX = 30.0
 _REPLAY_SECONDS_MAX = 30.0
+_SYNCHRONOUS = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('quorum', 'sync')"
 _BEHIND = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NULL OR replay_lsn < $1::text::pg_lsn"
 
 
@@ -46,6 +48,7 @@ class Logins:
         superuser = _url(SUPERUSER, self._passwords["superuser"], at, "postgres")
         connection = await asyncpg.connect(superuser, timeout=_LOGIN_SECONDS_MAX)
         try:
+            await until_synchronous(connection)
             await _log_in_as(connection, ROLE, self._passwords["owner"], "CREATEROLE")
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
                 await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
@@ -76,6 +79,19 @@ async def _log_in_as(
 ) -> None:
     exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
     await connection.execute(f"{'ALTER' if exists else 'CREATE'} ROLE {role} LOGIN {power} PASSWORD '{password}'")
+
+
+async def until_synchronous(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Waits until commits wait for a standby. Raises Mendable where that does not come.
+
+    The strict rule begins to hold when Patroni has met the first standby of a new cluster: until then a primary that
+    was just made acknowledges what it alone has. Nothing is sold before.
+    """
+    deadline = clock.monotonic_seconds() + _REPLAY_SECONDS_MAX
+    while not await connection.fetchval(_SYNCHRONOUS):
+        if clock.monotonic_seconds() > deadline:
+            raise Mendable("No standby of PostgreSQL is synchronous: see the logs of postgres-1 to postgres-3.")
+        await asyncio.sleep(0.1)
 
 
 async def _until_replayed(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

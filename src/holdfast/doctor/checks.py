@@ -235,12 +235,13 @@ def _taken(row: Any) -> int:
 
 def _consumer(row: Any) -> Check:
     name, unread, age = f"outbox: {row['name']}", row["unread"], row["age_seconds"]
+    worker = row["name"] if row["name"] in ("stats", "notify") else "relay"
     if unread and age > UNREAD_SECONDS:
         return Check(
             name,
             False,
             f"{unread} unread, the oldest for {age:.0f} s",
-            "see that `holdfast work relay` runs and what its log says; a transaction that stays open holds it up too",
+            f"see that `holdfast work {worker}` runs and what its log says; an open transaction holds it up too",
         )
     return Check(name, True, f"{unread} unread")
 

@@ -2,6 +2,7 @@
 that did.
 
 proxy     a link between two parts, which can be slowed, broken, or made to swallow what passes
+links     the process that all links are in
 record    every request and answer of the buyers, in memory and in a file
 load      the buyers: an open loop of purchases through the gateway
 stage     the events that they come for, on different masters of the gate

@@ -82,12 +82,12 @@ def cut_off(pick: Pick) -> Fault:
             names = await pick(scene.site)
             scene.mark(f"{cut.value} before {' '.join(names)}")
             for name in names:
-                scene.site.cut(name, cut)
+                await scene.site.cut(name, cut)
             try:
                 await asyncio.sleep(scene.seconds)
             finally:
                 for name in names:
-                    scene.site.cut(name, Cut.NONE)
+                    await scene.site.cut(name, Cut.NONE)
             scene.mark(f"links to {' '.join(names)} whole")
             await asyncio.sleep(_BETWEEN_CUTS_SECONDS)
 
@@ -112,13 +112,13 @@ async def primary_isolated(scene: Scene) -> None:
     links = [name, scene.site.way_to_etcd(name)]
     scene.mark(f"blackhole before {name}, and between it and etcd")
     for link in links:
-        scene.site.cut(link, Cut.BLACKHOLE)
+        await scene.site.cut(link, Cut.BLACKHOLE)
     try:
         await _another_primary(scene, name)
         await asyncio.sleep(scene.seconds)
     finally:
         for link in links:
-            scene.site.cut(link, Cut.NONE)
+            await scene.site.cut(link, Cut.NONE)
     scene.mark(f"links to {name} whole")
 
 

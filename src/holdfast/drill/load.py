@@ -18,7 +18,7 @@ from holdfast.drill.record import UNANSWERED, Attempt, Errand, Manner, Purchase,
 from holdfast.rush.http_client import Client, Reply, UnansweredError
 
 _PAUSE_SECONDS_MIN = 0.1
-_PAUSE_SECONDS_MAX = 3.0
+_PAUSE_SECONDS_MAX = 6.0
 _BROWSERS, _READERS, _LOG_INS = 10, 10, 150
 """One in so many buyers looks at what is left, at their order once it is paid for, and logs in."""
 _AGAIN = frozenset({UNANSWERED, 202, 429, 500, 502, 503, 504})

@@ -50,11 +50,12 @@ def in_a_line(outcome: Outcome) -> str:
     counted = ", ".join(
         f"{count} {name.replace('_', ' ')}" for name in COUNTERS if (count := int(getattr(verdict, name)))
     )
+    p99 = " / ".join(f"{part.p99_ms:.0f}" for part in (found.before, found.during, found.after))
     return (
-        f"{outcome.drill}: {found.purchases:,} purchases, {found.failed_purchases:,} failed, "
-        f"{found.failed_attempts:,} of {found.requests:,} requests made again, interruption "
-        f"{found.interruption_seconds:.2f} s, p99 {found.before.p99_ms:.0f}/{found.during.p99_ms:.0f}/"
-        f"{found.after.p99_ms:.0f} ms, at rest after {outcome.rest_seconds:.1f} s; {counted or 'nothing lost'}"
+        f"{outcome.drill}: {found.purchases:,} purchases, {found.failed_purchases:,} failed; "
+        f"{found.failed_attempts:,} of {found.requests:,} requests made again; "
+        f"interruption {found.interruption_seconds:.2f} s; p99 {p99} ms; "
+        f"at rest after {outcome.rest_seconds:.1f} s ({outcome.waited_for or 'at once'}); {counted or 'nothing lost'}"
     )
 
 

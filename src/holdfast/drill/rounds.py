@@ -1,5 +1,7 @@
 """The drills one after another on one cluster, which is whole before each of them."""
 
+import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -44,6 +46,10 @@ async def run_all(
 ) -> list[Outcome]:
     """All of it; records and the report go to the folder `out`. Raises Mendable."""
     outcomes: list[Outcome] = []
+    this = asyncio.current_task()
+    assert this is not None
+    # As Ctrl-C does: the cluster is ended in order, whoever asks.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:
         site = await open_site(stack, data, say)
         for drill in rounds.drills:
@@ -64,7 +70,7 @@ async def open_site(stack: AsyncExitStack, data: Path, say: Callable[[str], None
         say,
         lambda what, seconds: say(f"{what}: {seconds:.1f} s"),
     )
-    site = await stack.enter_async_context(Site(cluster))
+    site = await stack.enter_async_context(Site(cluster, say))
     stack.push_async_callback(cluster.stop)
     await cluster.start()
     return site

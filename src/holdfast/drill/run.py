@@ -19,7 +19,7 @@ from holdfast.drill.figures import Figures, figures
 from holdfast.drill.load import Load, Pace
 from holdfast.drill.record import Mark, Record
 from holdfast.drill.stage import Stage, end_sales, set_stage
-from holdfast.engines.database import open_pool
+from holdfast.engines.database import Pool, open_pool
 from holdfast.errors import Mendable
 from holdfast.rush.http_client import Client, UnansweredError
 from holdfast.settings import Settings
@@ -71,6 +71,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     verdict: Verdict
     rest_seconds: float
     """From the last buyer's answer until everything had come to rest and agreed."""
+    waited_for: str
+    """What came to rest last."""
     marks: list[Mark]
     broken: list[str]
     """The promises that were not kept, in sentences."""
@@ -89,22 +91,25 @@ async def run_drill(
     target: Target, name: str, act: Act | None, promise: Promise, rate: float, timing: Timing, file: Path
 ) -> Outcome:
     """One drill; its record goes to `file`. Raises Mendable where it cannot begin, or cannot be audited."""
-    async with _staged(target) as stage:
-        auditor = Auditor(target.settings, stage.events, [stage.waning], has_statistics=target.has_statistics)
-        await auditor.begin()
-        client = Client(target.url, _CONNECTIONS_MAX, _ANSWER_SECONDS_MAX)
-        tokens = Tokens(target.settings)
-        try:
-            log_in = await _account(client)
-            with Record(file) as record:
-                pace = Pace(rate, timing.purchase_max)
-                load = Load(client, record, stage.booths, lambda user: tokens.issue(user, "buyer"), pace, log_in)
-                found = await _under_load(load, record, stage, act, timing)
-                settled = await auditor.until_sound(record.purchases, timing.rest_max)
-                unsold = await _sell_out(target, stage, load, record)
-                last = await auditor.until_sound(record.purchases, timing.rest_max)
-        finally:
-            await client.close()
+    async with _pooled(target) as pool:
+        stage = await set_stage(target.settings, pool)
+    auditor = Auditor(target.settings, stage.events, [stage.waning], has_statistics=target.has_statistics)
+    await auditor.begin()
+    client = Client(target.url, _CONNECTIONS_MAX, _ANSWER_SECONDS_MAX)
+    tokens = Tokens(target.settings)
+    try:
+        log_in = await _account(client)
+        with Record(file) as record:
+            pace = Pace(rate, timing.purchase_max)
+            load = Load(client, record, stage.booths, lambda user: tokens.issue(user, "buyer"), pace, log_in)
+            found = await _under_load(load, record, stage, act, timing)
+            settled = await auditor.until_sound(record.purchases, timing.rest_max)
+            unsold = await _sell_out(target, stage, load, record)
+            last = await auditor.until_sound(record.purchases, timing.rest_max)
+    finally:
+        await client.close()
+    async with _pooled(target) as pool:
+        await end_sales(pool, stage.events)
     verdict = last.verdict
     if unsold:
         verdict.leaked += 1
@@ -116,6 +121,7 @@ async def run_drill(
         figures=found,
         verdict=verdict,
         rest_seconds=round(settled.seconds, 2),
+        waited_for=settled.waited_for,
         marks=record.marks,
         broken=broken,
     )
@@ -192,19 +198,18 @@ def _broken(promise: Promise, found: Figures, verdict: Verdict, rest_seconds: fl
 
 
 @asynccontextmanager
-async def _staged(target: Target) -> AsyncIterator[Stage]:
-    pool = await open_pool(target.settings, server_settings={})
+async def _pooled(target: Target) -> AsyncIterator[Pool]:
+    """A pool for a moment: one that looks after its servers during a drill would only be one more that asks."""
     try:
-        stage = await set_stage(target.settings, pool)
-        yield stage
-        await end_sales(pool, stage.events)
+        pool = await open_pool(target.settings, server_settings={})
+        try:
+            yield pool
+        finally:
+            # Not close(): a connection that broke in the middle must not keep us.
+            pool.terminate()
     except AWAY as error:
-        raise Mendable(
-            f"The database does not answer ({type(error).__name__}): a drill begins when all runs."
-        ) from error
-    finally:
-        # Not close(): a connection that broke in the middle must not keep us.
-        pool.terminate()
+        what = f"The database does not answer ({type(error).__name__})"
+        raise Mendable(f"{what}: a drill begins when everything runs.") from error
 
 
 async def _account(client: Client) -> bytes:

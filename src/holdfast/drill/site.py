@@ -1,7 +1,7 @@
 """The cluster as the drills see it: its members by name, what can be done to them, and when it is whole again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -13,10 +13,12 @@ from holdfast.cluster.cluster import Cluster
 from holdfast.cluster.layout import HOST, SERVICES
 from holdfast.cluster.parts.postgres import PostgresMember, node_state
 from holdfast.drill.audit.gate import GateReader
-from holdfast.drill.proxy import Cut, Link
+from holdfast.drill.links import Links
+from holdfast.drill.proxy import Cut
 from holdfast.errors import Mendable
 
 _WHOLE_SECONDS_MAX = 120.0
+_SAY_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
 _KAFKA_SECONDS_MAX = 2.0
 _GATEWAY = "gateway"
@@ -25,22 +27,22 @@ _GATEWAY = "gateway"
 class Site:
     """A cluster with its links. Entered before the cluster is started: its members go by the links from the first."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, say: Callable[[str], None] = lambda line: None) -> None:
         self.cluster = cluster
-        self._links: dict[str, Link] = {}
+        self._say = say
+        self._links = Links()
         self._gateway_port = 0
 
     async def __aenter__(self) -> Self:
+        await self._links.__aenter__()
         layout = self.cluster.layout
         for place in layout.links():
-            self._links[place.name] = link = Link((HOST, place.target_port))
-            await link.open(place.port)
-        self._links[_GATEWAY] = link = Link((HOST, layout.gateway_port))
-        self._gateway_port = await link.open()
+            await self._links.open(place.name, place.target_port, place.port)
+        self._gateway_port = await self._links.open(_GATEWAY, layout.gateway_port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await self._links.__aexit__()
 
     @property
     def url(self) -> SplitResult:
@@ -116,9 +118,9 @@ class Site:
         """It may run again."""
         self.cluster.release(name)
 
-    def cut(self, name: str, cut: Cut) -> None:
+    async def cut(self, name: str, cut: Cut) -> None:
         """Does this to everything that goes to a member by its link."""
-        self._links[name].apply(cut)
+        await self._links.apply(name, cut)
 
     async def restart(self, name: str) -> None:
         """Ends a member in order, and waits until it is ready again."""
@@ -138,10 +140,14 @@ class Site:
         """Waits until every member is ready, both standbys follow, every master of the gate has a replica, and every
         partition is on all brokers. Raises Mendable where that does not come to be."""
         await self.until_ready(list(self.cluster.members))
-        deadline = clock.monotonic_seconds() + _WHOLE_SECONDS_MAX
+        began, said = clock.monotonic_seconds(), ""
         while missing := await self._missing():
-            if clock.monotonic_seconds() >= deadline:
+            seconds = clock.monotonic_seconds() - began
+            if seconds >= _WHOLE_SECONDS_MAX:
                 raise Mendable(f"The cluster does not become whole: {missing} (see {self.cluster.folder.logs}).")
+            if seconds >= _SAY_SECONDS and missing != said:
+                said = missing
+                self._say(f"waiting: {missing}")
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _missing(self) -> str:

@@ -11,7 +11,7 @@ import asyncio
 from binascii import crc_hqx
 from contextlib import suppress
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
@@ -27,6 +27,10 @@ ASKED_MAX = 16
 PORT = 6379
 
 _SOON_SECONDS = 0.1
+_ALONE = ("cluster support disabled", "unknown command", "NOPERM")
+"""How a server says that it is no node of a cluster, or none that would tell us of it."""
+_NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
+"""What comes of an answer that no node of a cluster gives."""
 
 _log = structlog.get_logger(__name__)
 
@@ -65,13 +69,21 @@ class Node:
             self.is_away = False
 
 
+class _Range(NamedTuple):
+    """Some slots: the first, the last, and who has them, the master first: host, port and name."""
+
+    first: int
+    last: int
+    nodes: list[tuple[str, int, str]]
+
+
 class _View(NamedTuple):
     """How one node sees the cluster. A server that is alone sees none."""
 
     node: Node
     is_ok: bool
     epoch: int
-    slots: list[Any] | None
+    ranges: list[_Range] | None
 
 
 class Nodes:
@@ -90,6 +102,11 @@ class Nodes:
         """Several hosts are a cluster's. Whether one is a node of a cluster it says itself."""
         self.masters: list[Node] = [] if self.is_cluster else self._seeds[:]
         self.by_slot: list[Node] = [self._nobody if self.is_cluster else self._seeds[0]] * SLOTS
+        self.is_well = True
+        """What the cluster says of itself: not while most of its masters are missing."""
+        self._said: set[str] = set()
+        """What was complained of since the last map."""
+        self._is_closed = False
         self._is_wanted = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
@@ -116,7 +133,7 @@ class Nodes:
 
     def watch(self) -> None:
         """Sees to it that what is away is looked for."""
-        if self._watching is None:
+        if self._watching is None and not self._is_closed:
             self._watching = asyncio.create_task(self._watch(), name="gate nodes")
 
     async def learn(self) -> None:
@@ -127,6 +144,7 @@ class Nodes:
 
     async def close(self) -> None:
         """Ends the connections."""
+        self._is_closed = True
         tasks = [task for task in (self._watching, self._learning) if task is not None]
         for task in tasks:
             task.cancel()
@@ -135,7 +153,7 @@ class Nodes:
             await node.wire.close()
 
     async def _watch(self) -> None:
-        """Looks while anything is amiss, which all the time otherwise nobody does."""
+        """Looks while anything is amiss. While all is well nobody does."""
         try:
             while self._is_wanted.is_set() or self._is_amiss():
                 self._is_wanted.clear()
@@ -148,17 +166,17 @@ class Nodes:
             self._watching = None
 
     def _is_amiss(self) -> bool:
-        return not self.masters or any(node.is_away for node in self.masters) or bool(self.unserved)
+        return not self.masters or not self.is_well or any(node.is_away for node in self.masters)
 
     async def _learn(self) -> None:
         asked = list(dict.fromkeys(chain(self.masters, self._seeds, self._known.values())))[:ASKED_MAX]
         views = [view for view in await asyncio.gather(*map(self._view_of, asked)) if view is not None]
         # A node that was cut off or asleep tells of former times: failovers are counted.
         best = max(views, key=lambda view: (view.is_ok, view.epoch), default=None)
-        if best is not None and best.slots is not None:
-            self._adopt(best, best.slots)
+        if best is not None and best.ranges is not None:
+            self._adopt(best, best.ranges)
         elif best is not None and self.is_cluster:
-            _log.warning("gate_url has several hosts, but they are not one cluster", node=best.node.address)
+            self._complain(best.node, "HOLDFAST_GATE_URL has several hosts, and this is no node of a cluster")
         for node in self._known.values():
             if node not in self.masters:
                 # Replicas are there to be asked for the map, and for nothing else.
@@ -167,39 +185,43 @@ class Nodes:
     async def _view_of(self, node: Node) -> _View | None:
         """None where it does not answer, for which a master is kept away from."""
         try:
-            said = _fields(await node.wire.call("CLUSTER", "INFO"))
-            slots = await node.wire.call("CLUSTER", "SLOTS")
-        except (WireError, ReplyError) as error:
-            if "cluster support disabled" not in str(error):
-                if node in self.masters:
-                    node.trip(self._retry_seconds, error)
-                elif not self.masters:
-                    _log.warning("gate node does not answer", node=node.address, error=str(error))
-                return None
-            said, slots = {}, None
+            view = await _ask(node)
+        except (WireError, ReplyError, *_NONSENSE) as failure:
+            error = WireError("it does not speak as a gate does") if isinstance(failure, _NONSENSE) else failure
+            if node in self.masters:
+                node.trip(self._retry_seconds, error)
+            elif not self.masters:
+                self._complain(node, str(error))
+            return None
         node.mend()
-        return _View(node, said.get("cluster_state") == "ok", int(said.get("cluster_current_epoch", 0)), slots)
+        return view
 
-    def _adopt(self, view: _View, slots: list[Any]) -> None:
+    def _adopt(self, view: _View, ranges: list[_Range]) -> None:
         """Takes over a node's map. A slot that no master serves has nobody, who is always away."""
         by_slot, masters, told = [self._nobody] * SLOTS, [], set(self._seeds)
-        for first, last, *addresses in slots:
-            nodes = [self._node(_host(view, host), port) for host, port, *_ in addresses]
-            for node, address in zip(nodes, addresses, strict=True):
-                node.id = address[2]
+        for first, last, named in ranges:
+            nodes = [self._node(host, port) for host, port, _ in named]
+            for node, (_, _, name) in zip(nodes, named, strict=True):
+                node.id = name
             by_slot[first : last + 1] = [nodes[0]] * (last + 1 - first)
             masters.append(nodes[0])
             told.update(nodes)
-        before, self.masters, self.by_slot = self.masters, list(dict.fromkeys(masters)), by_slot
-        self.is_cluster = True
-        for node in set(self.masters) - set(before):
+        before, self.masters, self.by_slot = set(self.masters), list(dict.fromkeys(masters)), by_slot
+        self.is_cluster, self.is_well = True, view.is_ok
+        self._said.clear()
+        for node in set(self.masters) - before:
             node.is_away = False
-        if set(before) != set(self.masters):
+        if before != set(self.masters):
             _log.info("gate masters", nodes=[node.address for node in self.masters], unserved=self.unserved)
         for node in set(self._known.values()) - told:
-            # Nobody is told to wait for it: what it is being asked has no answer any more.
-            node.wire.lose()
             del self._known[node.address]
+            node.wire.lose()
+
+    def _complain(self, node: Node, error: str) -> None:
+        """Says once why there is no gate; it is asked for again and again."""
+        if error not in self._said:
+            self._said.add(error)
+            _log.warning("gate away", node=node.address, error=error)
 
     def _node(self, host: str, port: int) -> Node:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -217,9 +239,24 @@ class Nodes:
             self.learn_soon()
 
 
-def _host(view: _View, told: str | None) -> str:
-    # What a node does not know by name is the node itself, as it was reached.
-    return told if told and told != "?" else view.node.address.rpartition(":")[0].strip("[]")
+async def _ask(node: Node) -> _View:
+    """What a node says of itself. Raises WireError, ReplyError and _NONSENSE."""
+    try:
+        said = _fields(await node.wire.call("CLUSTER", "INFO"))
+    except ReplyError as error:
+        if not any(sign in str(error) for sign in _ALONE):
+            raise
+        return _View(node, False, 0, None)
+    ranges = [
+        _Range(first, last, [(_host(node, host), port, name) for host, port, name, *_ in nodes])
+        for first, last, *nodes in await node.wire.call("CLUSTER", "SLOTS")
+    ]
+    return _View(node, said["cluster_state"] == "ok", int(said["cluster_current_epoch"]), ranges)
+
+
+def _host(asked: Node, told: str | None) -> str:
+    # What a node has no name for is the node itself, as it was reached.
+    return told if told and told != "?" else asked.address.rpartition(":")[0].strip("[]")
 
 
 def _fields(text: str) -> dict[str, str]:

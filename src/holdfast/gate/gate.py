@@ -195,6 +195,8 @@ class Gate:
                     found.append(f"{node.address}: has no functions")
             except _FAILED as error:
                 found.append(f"{node.address}: {error}")
+        if not nodes.is_well:
+            found.append("the cluster says that it is down")
         if nodes.masters and nodes.unserved:
             found.append(f"{nodes.unserved} of {SLOTS} slots have no master")
         return found or ([] if nodes.masters else ["no node of the cluster answers"])

@@ -16,7 +16,7 @@ _JWT, _BUFFER = "envoy.filters.http.jwt_authn", "envoy.filters.http.buffer"
 
 # Between two requests of a client, and between two bytes of one that should go on.
 _CLIENT_IDLE_SECONDS = 75
-_STREAM_IDLE_SECONDS = 60
+_STREAM_IDLE_SECONDS_MIN = 60
 _ARRIVE_SECONDS_MAX = 300
 _SIGN_IN_SECONDS_MAX = 30
 _IMPORT_SECONDS_MAX = 300
@@ -25,8 +25,6 @@ _STREAMS_MAX = 100
 _HEADERS_MAX = 100
 _KEYS_SECONDS = 10
 _TOKENS_REMEMBERED = 10_000
-# Two years, as browsers' lists of such hosts want it.
-_STRICT_TRANSPORT = "max-age=63072000; includeSubDomains"
 
 _LOG_FIELDS = {
     "time": "%START_TIME%",
@@ -100,7 +98,8 @@ def _connections(plan: Plan) -> dict[str, Any]:
         "max_request_headers_kb": plan.header_kilobytes_max,
         "request_headers_timeout": _seconds(plan.settings.read_seconds_max),
         "request_timeout": f"{_ARRIVE_SECONDS_MAX}s",
-        "stream_idle_timeout": f"{_STREAM_IDLE_SECONDS}s",
+        # Waiting for an answer is silence too.
+        "stream_idle_timeout": _seconds(max(_STREAM_IDLE_SECONDS_MIN, plan.answer_seconds + 5)),
         # The address that connects is the client's; what a client says about itself is only passed on.
         "use_remote_address": True,
         "xff_num_trusted_hops": plan.proxies,
@@ -128,7 +127,7 @@ def _connections(plan: Plan) -> dict[str, Any]:
                     "routes": [_route(plan, route) for route in ROUTES],
                     # The same as the last one of X-Forwarded-For, which the services read.
                     "request_headers_to_remove": ["x-envoy-external-address"],
-                    "response_headers_to_add": _safe_headers(plan),
+                    "response_headers_to_add": problems.safe_headers(plan),
                 }
             ],
         },
@@ -253,13 +252,6 @@ def _own_filters(route: Route) -> dict[str, Any]:
         # Passed on as it comes: the service has its own bound, and takes one at a time.
         own[_BUFFER] = {"@type": f"{_HTTP}buffer.v3.BufferPerRoute", "disabled": True}
     return own
-
-
-def _safe_headers(plan: Plan) -> list[dict[str, Any]]:
-    headers = []
-    if plan.certificate is not None:
-        headers.append(problems.header("strict-transport-security", _STRICT_TRANSPORT))
-    return headers
 
 
 def _access_log() -> dict[str, Any]:

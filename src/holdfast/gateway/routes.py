@@ -80,6 +80,7 @@ ROUTES = (
     _reads(Service.ORDERS, "/orders/*", Token.NEEDED),
     _reads(Service.TICKETS, "/events"),
     _reads(Service.TICKETS, "/events/*", Token.IF_GIVEN),
+    _reads(Service.TICKETS, "/events/*/sales", Token.NEEDED),
     _signs_in("/users/register"),
     _signs_in("/users/login"),
     _signs_in("/users/refresh"),

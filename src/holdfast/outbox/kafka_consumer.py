@@ -80,7 +80,7 @@ class _Reader:
                 "group.id": f"holdfast-{consumer.name}",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "session.timeout.ms": 10_000,
+                "session.timeout.ms": 6_000,
                 # A consumer that waits for its database is still there.
                 "max.poll.interval.ms": 900_000,
                 "queued.max.messages.kbytes": 16_384,

@@ -114,7 +114,7 @@ class _Lane:
             await asyncio.to_thread(self._publisher.discard)
 
     async def _step(self, position: Position) -> tuple[int, Position]:
-        found = await self._connection.fetch(SQL["lane"], *position, ROWS_MAX, self._lane, LANES)
+        found = await self._connection.fetch(SQL["lane"], *position, ROWS_MAX, self._lane, LANES, _MAKE_STOCK_NEW)
         if not found:
             return 0, position
         messages = _messages(found) + await self._stock_messages(found)
@@ -130,7 +130,7 @@ class _Lane:
 
     async def _stock_messages(self, found: Sequence[Any]) -> list[Message]:
         """The counters of the events that were touched, once for each event."""
-        touched = {row["scope"]: row for row in found if row["is_scope"] and row["kind"] in _MAKE_STOCK_NEW}
+        touched = {row["scope"]: row for row in found if row["is_newest"]}
         if not touched:
             return []
         as_of = await self._connection.fetchval(SQL["as_of"])

@@ -15,9 +15,11 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA auth, tickets, orders, outbox, stats, noti
 REVOKE ALL ON ALL ROUTINES IN SCHEMA auth, tickets, orders, outbox, stats, notify
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
 
--- Of the schema public only the revision is ours. Nobody but its owner makes anything there, nor temporary tables anywhere.
+-- Of the schema public only the revision is ours, which everyone may look at before they start. Nobody but its owner makes
+-- anything there, nor temporary tables anywhere.
 REVOKE ALL ON public.alembic_version
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
+GRANT SELECT ON public.alembic_version TO holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
 REVOKE CREATE ON SCHEMA public
     FROM PUBLIC, holdfast_auth, holdfast_tickets, holdfast_orders, holdfast_workers;
 DO $$

@@ -11,6 +11,8 @@ from holdfast.tickets.fresh import Fresh
 
 SQL = load_statements("holdfast.tickets", "sale.sql")
 
+_CLOCK_SECONDS_MAX = 2.0
+
 
 class SaleTier(NamedTuple):
     """One tier on sale; times in seconds since the epoch, infinite where there is no bound."""
@@ -41,12 +43,14 @@ class Sale(NamedTuple):
     tickets_per_user_max: int
     epoch: int
     tiers: dict[UUID, SaleTier]
+    clock_behind: int = 0
+    """Whole seconds that this machine's clock is behind PostgreSQL's, which decides; 0 where they agree."""
 
     def refusal(self, tier_ids: Sequence[UUID]) -> str | None:
         """The code under which a purchase of these tiers is refused now, or None."""
         if self.status == "cancelled":
             return "event_cancelled"
-        now = unix_seconds()
+        now = unix_seconds() + self.clock_behind
         for tier_id in tier_ids:
             code = self.tiers[tier_id].refusal(now)
             if code is not None:
@@ -63,9 +67,11 @@ def fresh_sales(settings: Settings, pool: Pool) -> Fresh[Sale]:
     """
 
     async def load(event_id: UUID) -> Sale | None:
+        asked_at = unix_seconds()
         rows = await pool.fetch(SQL["sale"], event_id)
         if not rows:
             return None
+        behind = _clock_behind(rows[0]["now"], asked_at, unix_seconds())
         tiers = {
             row["tier_id"]: SaleTier(
                 row["name"], row["price_amount"], row["currency"], row["opens_at"], row["closes_at"], row["state"]
@@ -74,6 +80,14 @@ def fresh_sales(settings: Settings, pool: Pool) -> Fresh[Sale]:
             if row["tier_id"] is not None
         }
         first = rows[0]
-        return Sale(first["status"], first["hold_seconds"], first["tickets_per_user_max"], first["epoch"], tiers)
+        limit = first["tickets_per_user_max"]
+        return Sale(first["status"], first["hold_seconds"], limit, first["epoch"], tiers, behind)
 
     return Fresh(load, seconds=settings.catalogue_seconds)
+
+
+def _clock_behind(theirs: float, asked_at: float, answered_at: float) -> int:
+    """How far PostgreSQL's clock is ahead of ours, given what it said at some moment between these two."""
+    ahead = theirs - (asked_at + answered_at) / 2
+    # A little is left alone, so that the snapshot of a clock that is right stays the same one.
+    return round(ahead) if abs(ahead) > _CLOCK_SECONDS_MAX + (answered_at - asked_at) / 2 else 0

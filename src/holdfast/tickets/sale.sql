@@ -2,7 +2,8 @@
 -- What admission looks at: one row per tier of an event that was published, or one row without a tier.
 SELECT e.status, e.hold_seconds, e.tickets_per_user_max, coalesce(g.epoch, 0) AS epoch,
        t.id AS tier_id, t.name, t.price_amount, t.currency,
-       extract(epoch FROM s.opens_at)::float8 AS opens_at, extract(epoch FROM s.closes_at)::float8 AS closes_at, s.state
+       extract(epoch FROM s.opens_at)::float8 AS opens_at, extract(epoch FROM s.closes_at)::float8 AS closes_at, s.state,
+       extract(epoch FROM clock_timestamp())::float8 AS now
 FROM tickets.events e
 LEFT JOIN tickets.gates g ON g.event_id = e.id
 LEFT JOIN tickets.tiers t ON t.event_id = e.id

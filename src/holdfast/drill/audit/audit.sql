@@ -21,6 +21,10 @@ SELECT g.event_id, g.epoch FROM tickets.gates g WHERE g.event_id = ANY ($1::uuid
 -- State changes of the events that have not gone: a row is deleted when everyone it is for has read it.
 SELECT count(*) FROM outbox.events e WHERE e.scope = ANY ($1::uuid[])
 
+-- name: dead_letters
+-- State changes of the events that a consumer could not handle.
+SELECT count(*) FROM outbox.dead_letters d WHERE d.scope = ANY ($1::uuid[]) OR d.scope IS NULL
+
 -- name: open_payments
 -- Payments whose outcome is not known yet, or has not been carried out at the provider.
 SELECT count(*) FROM orders.payments p JOIN orders.orders o ON o.id = p.order_id

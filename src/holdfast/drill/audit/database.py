@@ -69,6 +69,7 @@ class DatabaseFound(NamedTuple):
     """Of the gate, per event."""
     unread: int
     """Rows of the outbox that somebody has still to read."""
+    dead_letters: int
     open_payments: int
     sales: dict[UUID, SalesFound] | None
     """Per tier; None where this deployment keeps no statistics."""
@@ -117,6 +118,7 @@ async def _look(connection: Any, events: list[UUID], *, has_statistics: bool) ->
         people={(row["event_id"], row["user_id"]): row["tickets"] for row in await rows("people")},
         epochs={row["event_id"]: row["epoch"] for row in await rows("epochs")},
         unread=(await rows("unread"))[0][0],
+        dead_letters=(await rows("dead_letters"))[0][0],
         open_payments=(await rows("open_payments"))[0][0],
         sales={row["tier_id"]: SalesFound(*list(row)[1:]) for row in await rows("sales")} if has_statistics else None,
     )

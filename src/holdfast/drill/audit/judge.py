@@ -153,6 +153,7 @@ def _counters(court: _Court, database: DatabaseFound) -> None:
     overdue = sum(order.is_overdue for order in database.orders.values() if order.status == "reserved")
     court.find("leaked", overdue, f"{overdue} holds are overdue")
     court.find("leaked", database.unread, f"{database.unread} rows of the outbox were not read")
+    court.find("events_lost", database.dead_letters, f"{database.dead_letters} dead letters")
     court.find("leaked", database.open_payments, f"{database.open_payments} payments are not carried out")
 
 

@@ -55,7 +55,7 @@ class Auditor:
         Raises Mendable where PostgreSQL cannot be audited in that time.
         """
         began = clock.monotonic_seconds()
-        reason = ""
+        reason = waited_for = ""
         while True:
             verdict = None
             try:
@@ -66,9 +66,11 @@ class Auditor:
                 is_over, reason = False, f"{type(error).__name__}: {error}"
             seconds = clock.monotonic_seconds() - began
             if verdict is not None and (is_over or seconds >= seconds_max):
-                return Settled(verdict, seconds)
+                return Settled(verdict, seconds, waited_for)
             if seconds >= seconds_max:
                 raise Mendable(f"The database cannot be audited ({reason}).")
+            if verdict is not None:
+                waited_for = verdict.findings[0] if verdict.findings else "holds that are to run out"
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _is_under_way(self, database: DatabaseFound) -> bool:
@@ -102,3 +104,5 @@ class Settled(NamedTuple):
 
     verdict: Verdict
     seconds: float
+    waited_for: str
+    """What was there last that was not at rest; empty where it was so at the first look."""

@@ -69,9 +69,10 @@ class _Writer:
         self._performances = Counter(candidate.key for candidate in found.candidates)
 
     async def write(self) -> Report:
-        async with transaction(self._pool) as connection:
-            await rows.ensure_house_organiser(connection)
         candidates = self._found.candidates
+        if candidates and self._owner == rows.HOUSE_ORGANISER:
+            async with transaction(self._pool) as connection:
+                await rows.ensure_house_organiser(connection)
         for start in range(0, len(candidates), _CHUNK):
             for event_id, candidate in await self._create(candidates[start : start + _CHUNK]):
                 async with transaction(self._pool) as connection:
