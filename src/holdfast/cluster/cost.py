@@ -16,18 +16,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import asyncpg
 import msgspec
 
 from holdfast import clock
 from holdfast.cluster.layout import Layout
 from holdfast.cluster.picture import MemberState
+from holdfast.engines.hosts.connection import connect_to_primary
 from holdfast.engines.statements import load_statements
 from holdfast.errors import Mendable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_CONNECT_SECONDS = 10.0
 _SQL = load_statements("holdfast.cluster", "cluster.sql")
 _PROC = Path("/proc")
 # Fields of /proc/PID/stat, counted after the command's closing parenthesis.
@@ -133,7 +134,7 @@ def costs(before: Sample, after: Sample, purchases: int) -> Costs:
 
 async def measure(components: Mapping[str, Sequence[int]], database_url: str, seconds: float) -> Costs:
     """Samples twice, so many seconds apart, and counts what was bought meanwhile."""
-    connection = await asyncpg.connect(database_url)
+    connection = await connect_to_primary(database_url, timeout=_CONNECT_SECONDS)
     try:
         began = await connection.fetchrow(_SQL["moment"])
         before = sample(components)

@@ -18,6 +18,7 @@ from holdfast.cluster.note import ClusterNote, MemberNote
 from holdfast.cluster.parts.gate import gate_cluster
 from holdfast.cluster.parts.postgres import NodeState, node_state
 from holdfast.engines import processes
+from holdfast.engines.hosts.connection import connect_to_primary
 from holdfast.engines.statements import load_statements
 
 _ACTIVITY = load_statements("holdfast.cluster", "cluster.sql")["activity"]
@@ -158,7 +159,7 @@ class Observer:
         try:
             async with asyncio.timeout(_ASK_SECONDS_MAX):
                 if self._connection is None or self._connection.is_closed():
-                    self._connection = await asyncpg.connect(self._owner_url)
+                    self._connection = await connect_to_primary(self._owner_url, timeout=_ASK_SECONDS_MAX)
                 row = await self._connection.fetchrow(_ACTIVITY)
         except (*_SAYS, asyncpg.PostgresError, asyncpg.InterfaceError):
             await self.close()
