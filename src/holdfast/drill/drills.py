@@ -10,10 +10,10 @@ from holdfast.drill.faults import (
     frozen,
     killed,
     killed_and_restarted,
-    primary_isolated,
     primary_replaced,
     relay_in_mid_batch,
     rolled,
+    two_primaries,
 )
 from holdfast.drill.run import Promise
 from holdfast.drill.site import Site
@@ -116,8 +116,8 @@ DRILLS: tuple[Drill, ...] = (
     Drill("primary-patroni-freeze", "the primary and its Patroni stand still", frozen(_primary, whole=True)),
     _cut("primary-cut", "the services' link to the primary", _primary),
     Drill(
-        "primary-isolated", "neither services nor etcd reach the primary until another has taken over",
-        primary_isolated, short_seconds=1,
+        "patroni-freeze", "the primary's Patroni stands still until another is primary too", two_primaries,
+        Promise(interruption_seconds=30.0), short_seconds=1,
     ),
     Drill("standby-kill", "kill -9 of a standby and its Patroni", killed(_standby, whole=True)),
     Drill("standby-freeze", "a standby stands still", frozen(_standby)),

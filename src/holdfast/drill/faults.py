@@ -105,21 +105,18 @@ async def primary_replaced(scene: Scene) -> None:
     await _come_back(scene, [name])
 
 
-async def primary_isolated(scene: Scene) -> None:
-    """Neither the services nor etcd reach the primary, which goes on by itself until it finds out; then all is mended,
-    and whoever was connected to it must not believe it any more."""
+async def two_primaries(scene: Scene) -> None:
+    """The primary's Patroni stands still until another node has been promoted. PostgreSQL goes on beside it and still
+    takes itself for the primary: whoever is connected to it must find out, and nothing that it says may be believed."""
     name = await scene.site.primary()
-    links = [name, scene.site.way_to_etcd(name)]
-    scene.mark(f"blackhole before {name}, and between it and etcd")
-    for link in links:
-        await scene.site.cut(link, Cut.BLACKHOLE)
+    scene.mark(f"freeze the Patroni of {name}")
+    scene.site.freeze_patroni(name)
     try:
         await _another_primary(scene, name)
         await asyncio.sleep(scene.seconds)
     finally:
-        for link in links:
-            await scene.site.cut(link, Cut.NONE)
-    scene.mark(f"links to {name} whole")
+        scene.site.thaw(name)
+    scene.mark(f"thaw the Patroni of {name}")
 
 
 async def relay_in_mid_batch(scene: Scene) -> None:

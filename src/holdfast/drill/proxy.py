@@ -74,6 +74,8 @@ class Link:
         for end in list(self._ends):
             if cut is Cut.RESET:
                 end.reset()
+            elif end.is_client and end.peer is None:
+                self._connect_soon(end)
             else:
                 end.pass_on()
 
@@ -89,9 +91,7 @@ class Link:
         if self.cut is Cut.RESET:
             end.reset()
         elif end.is_client:
-            task = asyncio.create_task(self._connect(end))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._connect_soon(end)
 
     def left(self, end: "_End") -> None:
         """A connection ended."""
@@ -107,6 +107,14 @@ class Link:
         self.answers_to_drop -= 1
         self.answers_dropped += 1
         return True
+
+    def _connect_soon(self, client: "_End") -> None:
+        """Nothing is asked of the upstream before the client's first words could come to it."""
+        if not client.is_connecting and not self.holds(client):
+            client.is_connecting = True
+            task = asyncio.create_task(self._connect(client))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, client: "_End") -> None:
         loop = asyncio.get_running_loop()
@@ -132,6 +140,7 @@ class _End(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.is_client = client is None
         self.is_armed = False
+        self.is_connecting = False
         self.peer = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -2,7 +2,7 @@
 the small event is sold to its last ticket, and the audit judges."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from holdfast.settings import Settings
 
 _CONNECTIONS_MAX = 4000
 _ANSWER_SECONDS_MAX = 8.0
+_NOT_DONE = "not carried out to its end: "
 _CALM_LOOK_SECONDS = 0.1
 _CALM_SECONDS_MAX = 90.0
 """Buyers come for at most so long after the fault is over, if it does not become calm before."""
@@ -114,7 +115,7 @@ async def run_drill(
     if unsold:
         verdict.leaked += 1
         verdict.findings.append(f"leaked: {unsold}")
-    broken = _broken(promise, found, verdict, settled.seconds)
+    broken = _broken(promise, found, verdict, settled.seconds, record.marks)
     return Outcome(
         drill=name,
         rate=rate,
@@ -139,7 +140,11 @@ async def _under_load(load: Load, record: Record, stage: Stage, act: Act | None,
     try:
         await asyncio.sleep(timing.before)
         if act is not None:
-            await act(record.mark)
+            try:
+                await act(record.mark)
+            except (TimeoutError, Mendable) as error:
+                # What was to come after the fault did not: that is a finding, and the buyers go on.
+                record.mark(f"{_NOT_DONE}{type(error).__name__} {error}".strip())
         await _until_calm(record, timing.after)
     finally:
         ended_at = record.now()
@@ -179,8 +184,10 @@ async def _sell_out(target: Target, stage: Stage, load: Load, record: Record) ->
     return ""
 
 
-def _broken(promise: Promise, found: Figures, verdict: Verdict, rest_seconds: float) -> list[str]:
-    broken = list(verdict.findings)
+def _broken(
+    promise: Promise, found: Figures, verdict: Verdict, rest_seconds: float, marks: Sequence[Mark]
+) -> list[str]:
+    broken = [*verdict.findings, *(mark.what for mark in marks if mark.what.startswith(_NOT_DONE))]
     limits: list[tuple[str, float, float | None]] = [
         ("seconds of interruption", found.interruption_seconds, promise.interruption_seconds),
         ("failed purchases", found.failed_purchases, promise.failed_purchases),

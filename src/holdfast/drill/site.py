@@ -1,6 +1,7 @@
 """The cluster as the drills see it: its members by name, what can be done to them, and when it is whole again."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
@@ -11,10 +12,12 @@ from confluent_kafka.admin import AdminClient
 from holdfast import clock
 from holdfast.cluster.cluster import Cluster
 from holdfast.cluster.layout import HOST, SERVICES
+from holdfast.cluster.member import Member
 from holdfast.cluster.parts.postgres import PostgresMember, node_state
 from holdfast.drill.audit.gate import GateReader
 from holdfast.drill.links import Links
 from holdfast.drill.proxy import Cut
+from holdfast.engines import processes
 from holdfast.errors import Mendable
 
 _WHOLE_SECONDS_MAX = 120.0
@@ -86,10 +89,6 @@ class Site:
         found = await GateReader(self.cluster.settings.gate_url.get_secret_value()).masters()
         return [by_port[node.port] for node in sorted(found, key=lambda node: node.first)]
 
-    def way_to_etcd(self, name: str) -> str:
-        """The link by which this node's Patroni reaches etcd."""
-        return f"etcd-{name.rpartition('-')[2]}"
-
     def kill(self, name: str, *, whole: bool = False) -> None:
         """kill -9; of a database `whole` its Patroni too."""
         member = self.cluster.member(name)
@@ -105,6 +104,11 @@ class Site:
             member.freeze(whole=whole)
         else:
             member.freeze()
+
+    def freeze_patroni(self, name: str) -> None:
+        """SIGSTOP of a database's Patroni alone."""
+        for process in Member.running(self.cluster.member(name)):
+            processes.send(process, signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
         """SIGCONT."""

@@ -52,7 +52,7 @@ class Primary:
             return self._keep(await self._open(None, server_settings, command_timeout), 0)
         while True:
             # At the start nothing is known yet, and a host may be slow to let the first one in.
-            host = await self.watch.find(PATIENCE_SECONDS if self.watch.timeline else self._timeout_seconds)
+            host = await self.watch.find(self._timeout_seconds if self.watch.is_new else PATIENCE_SECONDS)
             generation = self.watch.generation
             opening = asyncio.create_task(self._open(host, server_settings, command_timeout))
             self._connecting[opening] = generation

@@ -61,6 +61,8 @@ class Watch:
         self._answered_at = 0.0
         self._silent: set[Host | None] = set()
         self._former: set[Host | None] = set()
+        self.is_new = True
+        """It has not seen a primary since it began to look."""
         self._lost_at = 0.0
         self._positions: deque[tuple[float, int]] = deque(maxlen=8)
         self.primary: Host | None = None
@@ -72,6 +74,7 @@ class Watch:
         """Looks, unless it does so already."""
         if not self._tasks:
             self._lost_at = monotonic_seconds()
+            self.is_new = True
             self._tasks = [asyncio.create_task(self._look_at(host), name=f"watch {host}") for host in self._hosts]
 
     def stop(self) -> None:
@@ -156,6 +159,7 @@ class Watch:
             has_moved = (host, sight.timeline) != (self.primary, self.timeline)
             self.primary, self.timeline = host, sight.timeline
             self._known.set()
+            self.is_new = False
             if has_moved:
                 # What the old one had beyond this was never acknowledged, and no replica will ever come so far.
                 self._positions = deque(((at, min(one, sight.position)) for at, one in self._positions), maxlen=8)
