@@ -80,7 +80,8 @@ def lines_of(picture: Picture) -> Sequence[str]:
 def _table(picture: Picture) -> "Table":
     from rich.table import Table
 
-    table = Table(title="Holdfast cluster", caption=_summary(picture), box=None, header_style="bold")
+    # At the top: the end of a table that is longer than the terminal is not shown.
+    table = Table(title=_summary(picture), box=None, header_style="bold")
     for name in _COLUMNS:
         table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
     kind = None

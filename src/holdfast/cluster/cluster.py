@@ -197,11 +197,12 @@ class Cluster:
     async def _stop_in_order(self) -> None:
         primary = await self._primary_now()
         standbys = [member for member in self.postgres if member is not primary]
-        engines = [*self.kind("kafka"), *self.kind("gate"), *standbys]
         services = [member for role in SERVICES for member in self.kind(role)]
-        last: list[Sequence[Member]] = [[primary] if primary else [], self.kind("etcd")]
-        for some in (self.kind("gateway"), services, self.kind("worker"), engines, *last):
+        for some in (self.kind("gateway"), services, self.kind("worker")):
             await _stop(some)
+        await asyncio.gather(_stop(self.kind("kafka")), _stop(self.kind("gate")), _stop(standbys))
+        await _stop([primary] if primary else [])
+        await _stop(self.kind("etcd"))
 
     async def _primary_now(self) -> PostgresMember | None:
         if not any(member.is_alive for member in self.postgres):
@@ -358,7 +359,14 @@ async def _stop(members: Sequence[Member]) -> None:
     """Asks some members to end, all at once, and sees to it that they do."""
     for member in members:
         member.thaw()
-    await asyncio.gather(*(asyncio.to_thread(member.end) for member in members))
+    asked = [member for member in members if member.process is not None]
+    seconds = max((member.recipe.stop_seconds for member in asked), default=0.0)
+    await asyncio.to_thread(
+        processes.end, [member.process for member in asked if member.process], processes.endings(seconds)
+    )
+    await asyncio.gather(*(asyncio.to_thread(member.end_leftovers) for member in members))
+    for member in asked:
+        member.bury()
 
 
 async def _raised(failed: "asyncio.Future[Never]") -> None:

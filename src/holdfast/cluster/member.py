@@ -38,7 +38,6 @@ class Recipe:
     program: str = ""
     """The file name of a program that nobody but such a member runs in its folder; '' where it is Python's."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    stop_signal: int = signal.SIGTERM
     stop_seconds: float = 10.0
     ready_seconds_max: float = 90.0
 
@@ -127,9 +126,8 @@ class Member:
 
     def end(self) -> None:
         """Ends the process, first by asking it."""
-        recipe = self.recipe
-        endings = ((recipe.stop_signal, recipe.stop_seconds), (processes.KILL, 5.0))
-        processes.end([self.process] if self.process is not None else [], endings)
+        running = [self.process] if self.process is not None else []
+        processes.end(running, processes.endings(self.recipe.stop_seconds))
 
     def end_leftovers(self) -> None:
         """Ends what a killed supervisor left of this member, as far as its folder tells."""

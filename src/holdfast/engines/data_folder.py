@@ -103,7 +103,10 @@ class DataFolder:
                 self._check_marker(marker, strangers)
                 self._check_cluster()
                 self.path.chmod(0o700)
-                for part in (self.signing_key_file.parent, self.sockets, self.valkey, self.logs):
+                parts = [self.signing_key_file.parent, self.logs]
+                if self.shape is Shape.ONE_MACHINE:
+                    parts += [self.sockets, self.valkey]
+                for part in parts:
                     part.mkdir(mode=0o700, exist_ok=True)
             except BaseException:
                 self.close()

@@ -61,6 +61,7 @@ _OF_A_CLUSTER: Mapping[str, str] = {
     "max_wal_senders": "10",
     "max_replication_slots": "10",
     "wal_keep_size": "256MB",
+    "max_slot_wal_keep_size": "8GB",  # what is kept for a standby that stays away
     "wal_retrieve_retry_interval": "500ms",  # a standby looks for the new primary so often; commits wait for it
     "wal_receiver_status_interval": "1s",
     "wal_receiver_timeout": "10s",
