@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from holdfast.drill.proxy import Cut
+from holdfast.drill.cuts.proxy import Cut
 from holdfast.drill.site import Site
 
 _CUTS = (Cut.DELAY, Cut.RESET, Cut.BLACKHOLE, Cut.ONE_WAY)
