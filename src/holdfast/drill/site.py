@@ -56,9 +56,9 @@ class Site:
         """The members of a kind."""
         return [member.name for member in self.cluster.kind(kind)]
 
-    def services(self) -> list[str]:
-        """The processes of all three services."""
-        return [name for role in SERVICES for name in self.names(role)]
+    def services(self) -> list[tuple[str, ...]]:
+        """The processes of the three services, one of each service at a time."""
+        return list(zip(*(self.names(role) for role in SERVICES), strict=True))
 
     def relays(self) -> list[str]:
         """The workers that publish the outbox."""
