@@ -8,7 +8,7 @@ import pytest
 
 from box_office import Desk, Event, assert_sound, audit, open_desk, put_on_sale
 from holdfast import ids
-from holdfast.drill.proxy import Link
+from holdfast.drill.cuts.proxy import Link
 from holdfast.engines.database import Pool
 from holdfast.orders.order import Order
 from holdfast.settings import Settings

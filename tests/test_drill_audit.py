@@ -11,7 +11,7 @@ from holdfast import ids
 from holdfast.drill.audit.gate import GateAwayError, GateReader, slot_of
 from holdfast.drill.audit.judge import COUNTERS, Verdict
 from holdfast.drill.audit.settle import Auditor
-from holdfast.drill.record import Manner, Purchase
+from holdfast.drill.buyers.record import Manner, Purchase
 from holdfast.gate.gate import hold_of
 from holdfast.gate.load import load_gate
 from holdfast.orders.order import Order

@@ -9,7 +9,7 @@ from holdfast import ids
 from holdfast.drill.audit.database import DatabaseFound, OrderFound, SalesFound, StockFound
 from holdfast.drill.audit.judge import COUNTERS, Facts, Verdict, judge
 from holdfast.drill.audit.topics import Change, change_of
-from holdfast.drill.record import Purchase
+from holdfast.drill.buyers.record import Purchase
 
 EVENT, TIER = ids.new_id(), ids.new_id()
 PRICE = 1000

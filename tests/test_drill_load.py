@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from holdfast import ids
-from holdfast.drill.figures import Figures, figures
-from holdfast.drill.load import Booth, Load, Pace
-from holdfast.drill.record import Attempt, Manner, Mark, Purchase, Record
+from holdfast.drill.buyers.figures import Figures, figures
+from holdfast.drill.buyers.load import Booth, Load, Pace
+from holdfast.drill.buyers.record import Attempt, Manner, Mark, Purchase, Record
 from holdfast.rush.http_client import Client
 
 Answer = tuple[int, dict[str, object]]

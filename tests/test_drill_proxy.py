@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from holdfast.drill.links import Links
-from holdfast.drill.proxy import Cut, Link
+from holdfast.drill.cuts.links import Links
+from holdfast.drill.cuts.proxy import Cut, Link
 from holdfast.errors import Mendable
 
 

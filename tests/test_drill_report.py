@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.drill.audit.judge import COUNTERS, Verdict
+from holdfast.drill.buyers.figures import Figures, Waiting
+from holdfast.drill.buyers.record import Mark
 from holdfast.drill.drills import DRILLS, choose
-from holdfast.drill.figures import Figures, Waiting
-from holdfast.drill.record import Mark
 from holdfast.drill.report import COLUMNS, as_json, in_a_line, markdown, rows
 from holdfast.drill.run import Outcome
 from holdfast.errors import Mendable

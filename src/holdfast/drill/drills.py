@@ -29,7 +29,7 @@ class Drill(NamedTuple):
     fault: Fault | None
     promise: Promise = Promise()
     seconds: float = 10.0
-    short_seconds: float = 3.0
+    short_seconds: float = 2.0
     runs: int = 1
 
 
@@ -86,7 +86,7 @@ _NEVER_REFUSED = Promise(failed_attempts=0, interruption_seconds=2.0)
 
 def _cut(name: str, what: str, pick: Pick, promise: Promise = _KEPT) -> Drill:
     """Four cuts one after another, each of them shorter than another fault."""
-    return Drill(name, what, cut_off(pick), promise, seconds=5.0, short_seconds=1.5)
+    return Drill(name, what, cut_off(pick), promise, seconds=5.0, short_seconds=1.0)
 
 
 def _services() -> list[Drill]:
@@ -142,7 +142,7 @@ DRILLS: tuple[Drill, ...] = (
     Drill("broker-kill", "kill -9 of a Kafka broker", killed(_broker), _UNNOTICED),
     Drill("broker-freeze", "a Kafka broker stands still", frozen(_broker), _UNNOTICED),
     _cut("broker-cut", "the links to a Kafka broker", _broker, _UNNOTICED),
-    Drill("kafka-off", "kill -9 of all of Kafka", killed(_kafka), _UNNOTICED, seconds=120, short_seconds=10),
+    Drill("kafka-off", "kill -9 of all of Kafka", killed(_kafka), _UNNOTICED, seconds=120, short_seconds=5),
     Drill("relay-kill", "kill -9 of both relays with a batch on its way", relay_in_mid_batch, _UNNOTICED),
     Drill("relay-freeze", "a relay stands still", frozen(_relays), _UNNOTICED),
     Drill("gateway-kill", "kill -9 of the gateway", killed_and_restarted(_gateway)),

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from holdfast.drill.proxy import Cut
+from holdfast.drill.cuts.proxy import Cut
 from holdfast.drill.site import Site
 
 _CUTS = (Cut.DELAY, Cut.RESET, Cut.BLACKHOLE, Cut.ONE_WAY)
-_BETWEEN_CUTS_SECONDS = 1.0
+_BETWEEN_CUTS_SECONDS = 0.5
 _OTHER_PRIMARY_SECONDS_MAX = 60.0
 
 

@@ -22,7 +22,7 @@ from holdfast.settings import Settings
 
 REPORT = "drills.json"
 
-_FULL, _SHORT = Timing(before=10, after=10), Timing(before=3, after=2)
+_FULL, _SHORT = Timing(before=10, after=10), Timing(before=2, after=1.5)
 _SHORT_ALLOWANCE = 3.0
 """A short form is for tests, on machines that do something else too: interruptions may be so many times as long."""
 _ACCESS_TOKEN_SECONDS = 3600

@@ -15,10 +15,10 @@ from holdfast.auth.tokens import Tokens
 from holdfast.drill.audit.database import AWAY, look
 from holdfast.drill.audit.judge import Verdict
 from holdfast.drill.audit.settle import Auditor
-from holdfast.drill.figures import Figures, figures
-from holdfast.drill.load import Load, Pace
-from holdfast.drill.record import Mark, Record
-from holdfast.drill.stage import Stage, end_sales, set_stage
+from holdfast.drill.buyers.figures import Figures, figures
+from holdfast.drill.buyers.load import Load, Pace
+from holdfast.drill.buyers.record import Mark, Record
+from holdfast.drill.buyers.stage import Stage, end_sales, set_stage
 from holdfast.engines.database import Pool, open_pool
 from holdfast.errors import Mendable
 from holdfast.rush.http_client import Client, UnansweredError

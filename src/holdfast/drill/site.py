@@ -15,8 +15,8 @@ from holdfast.cluster.layout import HOST, SERVICES
 from holdfast.cluster.member import Member
 from holdfast.cluster.parts.postgres import PostgresMember, node_state
 from holdfast.drill.audit.gate import GateReader
-from holdfast.drill.links import Links
-from holdfast.drill.proxy import Cut
+from holdfast.drill.cuts.links import Links
+from holdfast.drill.cuts.proxy import Cut
 from holdfast.engines import processes
 from holdfast.errors import Mendable
 

@@ -11,7 +11,7 @@ from holdfast import ids
 from holdfast.drill.audit.database import DatabaseFound, OrderFound
 from holdfast.drill.audit.gate import GateFound
 from holdfast.drill.audit.topics import Change
-from holdfast.drill.record import Purchase
+from holdfast.drill.buyers.record import Purchase
 
 COUNTERS = ("lost_acks", "oversold", "duplicates", "leaked", "events_lost", "events_doubled", "events_disordered")
 """What is 0 when every promise was kept."""

@@ -10,7 +10,7 @@ from holdfast.drill.audit.database import AWAY, DatabaseFound, look
 from holdfast.drill.audit.gate import GateAwayError, GateFound, GateReader
 from holdfast.drill.audit.judge import Facts, Verdict, judge
 from holdfast.drill.audit.topics import Change, Offsets, TopicAwayError, TopicReader
-from holdfast.drill.record import Purchase
+from holdfast.drill.buyers.record import Purchase
 from holdfast.errors import Mendable
 from holdfast.settings import Settings
 

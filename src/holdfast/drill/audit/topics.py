@@ -8,7 +8,10 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from holdfast import clock
+
 _SECONDS_MAX = 10.0
+_WAIT_SECONDS = 0.1
 _MESSAGES_AT_ONCE = 5000
 
 Offsets = Mapping[int, int]
@@ -88,9 +91,13 @@ class TopicReader:
         left = {partition for partition, end in ends.items() if since.get(partition, 0) < end}
         found: list[Change] = []
         consumer.assign([TopicPartition(self._topic, one, since.get(one, 0)) for one in left])
+        deadline = clock.monotonic_seconds() + _SECONDS_MAX
         while left:
-            messages = consumer.consume(_MESSAGES_AT_ONCE, timeout=_SECONDS_MAX)
-            if not messages:
+            # It waits for as many as were asked for, or as long as it may.
+            messages = consumer.consume(_MESSAGES_AT_ONCE, timeout=_WAIT_SECONDS)
+            if messages:
+                deadline = clock.monotonic_seconds() + _SECONDS_MAX
+            elif clock.monotonic_seconds() >= deadline:
                 raise TopicAwayError(f"partitions {sorted(left)} of {self._topic} do not come to their end")
             for message in messages:
                 if message.error() is not None:

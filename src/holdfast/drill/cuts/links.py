@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from holdfast.drill.proxy import Cut, Link
+from holdfast.drill.cuts.proxy import Cut, Link
 from holdfast.errors import Mendable
 
 _ANSWER_SECONDS_MAX = 30.0
@@ -36,7 +36,7 @@ class Links:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "holdfast.drill.links",
+            sys.executable, "-P", "-m", "holdfast.drill.cuts.links",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         return self

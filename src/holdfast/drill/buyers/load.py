@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from holdfast import clock, ids
-from holdfast.drill.record import UNANSWERED, Attempt, Errand, Manner, Purchase, Record, Step
+from holdfast.drill.buyers.record import UNANSWERED, Attempt, Errand, Manner, Purchase, Record, Step
 from holdfast.rush.http_client import Client, Reply, UnansweredError
 
 _PAUSE_SECONDS_MIN = 0.1

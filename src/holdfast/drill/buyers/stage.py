@@ -13,7 +13,7 @@ import msgspec
 from holdfast import clock, ids
 from holdfast.auth.actors import Actor
 from holdfast.drill.audit.gate import GateAwayError, GateReader, slot_of
-from holdfast.drill.load import Booth
+from holdfast.drill.buyers.load import Booth
 from holdfast.engines.database import Pool
 from holdfast.errors import Mendable
 from holdfast.settings import Settings

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 
-from holdfast.drill.record import Attempt, Errand, Purchase, Record, Step
+from holdfast.drill.buyers.record import Attempt, Errand, Purchase, Record, Step
 
 SLOW_SECONDS = 2.0
 """A buyer who waits longer than this was disturbed."""
