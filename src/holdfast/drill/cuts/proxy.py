@@ -17,6 +17,8 @@ Upstream: TypeAlias = "tuple[str, int] | Path"
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 _KEPT_BYTES_MAX = 256 * 1024
+_BACKLOG = 4096
+"""As many as the servers behind let wait: a storm of new connections is not to be dropped here."""
 
 
 class Cut(Enum):
@@ -51,7 +53,9 @@ class Link:
 
     async def open(self, port: int = 0) -> int:
         """Begins to listen: the port."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: _End(self, None), "127.0.0.1", port)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _End(self, None), "127.0.0.1", port, backlog=_BACKLOG
+        )
         chosen: int = self._server.sockets[0].getsockname()[1]
         return chosen
 
