@@ -9,6 +9,7 @@ from time import monotonic
 import httpx
 import pytest
 
+from running_up import wait_until
 from test_door_server import Server, _is_closed, _reply, serving
 
 
@@ -42,8 +43,7 @@ def test_it_gives_notice_and_goes_on_accepting() -> None:
             server.process.send_signal(signal.SIGTERM)
             begun = monotonic()
             # A signal is not noticed before it is delivered. Each answer is the last one on its connection then.
-            while _get(server).get("connection") != "close":
-                pass
+            wait_until(lambda: _get(server).get("connection") == "close")
             assert monotonic() - begun < 3.5
             # What rests is closed too, but only when the notice is over.
             assert _is_closed(resting)
@@ -60,8 +60,7 @@ def test_the_control_without_notice_nobody_is_let_in() -> None:
             server.says("slow")
             server.process.send_signal(signal.SIGTERM)
             # It has not ended yet when nobody is let in any more.
-            while not _is_refused(server):
-                pass
+            wait_until(lambda: _is_refused(server))
             assert _reply(busy)[0] == 200
 
 
@@ -86,8 +85,7 @@ def test_a_second_signal_ends_it_at_once(signal_number: int) -> None:
         _get(server)
         server.process.send_signal(signal_number)
         # Two at once would be one.
-        while "connection" not in _get(server):
-            pass
+        wait_until(lambda: "connection" in _get(server))
         server.process.send_signal(signal_number)
         assert server.process.wait(15) == 128 + signal_number
 
@@ -101,6 +99,7 @@ def test_it_ends_in_time_though_its_app_does_not() -> None:
         assert 0.9 < monotonic() - begun < 10
 
 
+@pytest.mark.slow
 def test_it_ends_in_time_though_a_client_holds_on() -> None:
     with serving(drain_seconds=1, read_seconds_max=60) as server, server.connection() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
@@ -130,7 +129,12 @@ asyncio.run(offspring.work_until_told(Settings(drain_seconds=1), frozenset()))
 
 
 @pytest.mark.parametrize(
-    ("seconds", "signals", "status", "said"), [(0, 1, 0, "done"), (60, 1, 1, ""), (60, 2, 143, "")]
+    ("seconds", "signals", "status", "said"),
+    [
+        (0, 1, 0, "done"),
+        pytest.param(60, 1, 1, "", marks=pytest.mark.slow),
+        pytest.param(60, 2, 143, "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_finishes_its_step_in_time(seconds: float, signals: int, status: int, said: str) -> None:
     command = [sys.executable, "-c", WORKER.format(seconds=seconds)]

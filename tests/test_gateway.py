@@ -18,6 +18,7 @@ from holdfast import ids
 from holdfast.clock import monotonic_seconds
 from holdfast.rush.http_client import Client, UnansweredError
 from house import PASSWORD, asking, done, refused, tier
+from running_up import wait_until
 
 if TYPE_CHECKING:
     from conftest import Engines
@@ -67,8 +68,7 @@ def test_every_route_goes_to_its_owner(house: GatedHouse, client: httpx.Client) 
         owner = next((role for role, paths in owned.items() if path in paths), "auth")
         asked[reply.headers["x-request-id"]] = f"{method} {path}", "orders" if path in process_paths else owner
     client.get("/the-last-one")
-    while "/the-last-one" not in house.gateway.log.read_text():
-        pass
+    wait_until(lambda: "/the-last-one" in house.gateway.log.read_text())
     answered = {line["request_id"]: line for line in house.gateway.lines() if line["request_id"] in asked}
     assert {name: (what, answered[name]["service"]) for name, (what, _) in asked.items()} == {
         name: (what, owner) for name, (what, owner) in asked.items()
@@ -139,8 +139,7 @@ def test_the_eight_endpoints(house: GatedHouse, client: httpx.Client) -> None:
     cancelled = client.post(f"/orders/{other['id']}/cancel", headers=headers | {"Idempotency-Key": "d"})
     assert done(cancelled)["status"] == "cancelled"
     assert len(done(client.get(f"/orders/{carol['id']}", headers=headers))["data"]) == 2
-    while done(client.get(f"/events/{event['id']}/tickets"))["data"][0]["sold"] != 2:
-        pass
+    wait_until(lambda: done(client.get(f"/events/{event['id']}/tickets"))["data"][0]["sold"] == 2)
 
 
 def test_a_whole_catalogue_is_taken(house: GatedHouse, client: httpx.Client) -> None:
@@ -258,17 +257,13 @@ async def test_a_killed_process_costs_no_purchase(house: GatedHouse) -> None:
     await load.run(kill_and_start)
     assert not load.failed
     assert load.bought > 40
-    assert _sold(house, event, load.bought) == load.bought
+    _have_sold(house, event, load.bought)
 
 
-def _sold(house: GatedHouse, event: dict[str, Any], expected: int) -> int:
-    """How many tickets were sold, once that is shown; what is shown may be a moment old."""
+def _have_sold(house: GatedHouse, event: dict[str, Any], tickets: int) -> None:
+    """Waits until so many are shown as sold; what is shown may be a moment old."""
     with httpx.Client(base_url=house.gateway.url, timeout=60) as client:
-        deadline = monotonic_seconds() + 10
-        while True:
-            sold: int = done(client.get(f"/events/{event['id']}/tickets"))["data"][0]["sold"]
-            if sold == expected or monotonic_seconds() > deadline:
-                return sold
+        wait_until(lambda: done(client.get(f"/events/{event['id']}/tickets"))["data"][0]["sold"] == tickets)
 
 
 @pytest.mark.slow
@@ -289,7 +284,7 @@ def test_a_rolling_restart_is_noticed_by_nobody(engines: "Engines", tmp_path_fac
         assert not load.failed
         assert load.bought > 500
         assert set(statuses) == {-signal.SIGTERM}
-        assert _sold(house, event, load.bought) == load.bought
+        _have_sold(house, event, load.bought)
         for process in house.processes:
             assert "Traceback" not in process.log.read_text()
 
@@ -299,8 +294,8 @@ async def test_a_process_that_drains_says_so_and_goes_on(house: GatedHouse) -> N
     with httpx.Client(base_url=f"http://127.0.0.1:{process.port}", timeout=60) as client:
         assert "connection" not in client.get("/livez").headers
         process.send(signal.SIGTERM)
-        said = _until(lambda: client.get("/readyz"), lambda reply: reply.status_code == 503)
-        assert refused(said) == "503 busy"
+        wait_until(lambda: client.get("/readyz").status_code == 503)
+        assert refused(client.get("/readyz")) == "503 busy"
         # On new connections too, for as long as it gives notice; each is the last answer on its connection.
         for path in ("/livez", "/openapi.json", "/nothing"):
             assert client.get(path).headers["connection"] == "close"
@@ -308,9 +303,3 @@ async def test_a_process_that_drains_says_so_and_goes_on(house: GatedHouse) -> N
     process.start()
     process.wait_ready()
     house.wait_healthy("orders", 2)
-
-
-def _until(ask: Callable[[], httpx.Response], holds: Callable[[httpx.Response], bool]) -> httpx.Response:
-    while not holds(reply := ask()):
-        pass
-    return reply

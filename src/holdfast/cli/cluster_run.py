@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from holdfast.cli.checklist import Checklist
 from holdfast.cli.cluster_view import ClusterView
 from holdfast.cli.log_watch import LogWatch
 from holdfast.cli.output import report
+from holdfast.cli.stop_signals import stop_signals
 from holdfast.cluster.cluster import Cluster
 from holdfast.cluster.note import read_note
 from holdfast.cluster.picture import Observer
@@ -38,7 +38,7 @@ class ClusterRun:
         """Returns when it was told to stop and everything has ended. Raises Mendable, with nothing left behind."""
         # Of what happens here the table tells.
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-        stop, hurry = _on_signals()
+        stop, hurry = stop_signals()
         logs = LogWatch(self._folder.logs, self._say, quiet=self._others())
         logs.start()
         tasks = [asyncio.create_task(work) for work in (logs.run(), stop.wait(), self._live())]
@@ -131,16 +131,3 @@ class ClusterRun:
             self._view.say(text)
         else:
             self._list.say(text, "yellow")
-
-
-def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Two events: the first signal to stop, and the second."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def asked() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, asked)
-    return stop, hurry

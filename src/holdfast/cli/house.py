@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import Mapping
 from importlib import import_module
@@ -17,6 +16,7 @@ from holdfast.cli.log_watch import LogWatch
 from holdfast.cli.migrate import migrate_database
 from holdfast.cli.nursery_launch import Launched
 from holdfast.cli.output import report
+from holdfast.cli.stop_signals import stop_signals
 from holdfast.cli.supervisor import Supervisor, end_leftovers
 from holdfast.engines.data_folder import DataFolder, Running
 from holdfast.engines.private_engines import private_engines
@@ -97,7 +97,7 @@ class _House:
 
     async def run(self) -> None:
         """Starts, reports, and runs until it is told to stop."""
-        stop, hurry = _on_signals()
+        stop, hurry = stop_signals()
         supervisor = Supervisor(self._folder, self._running, self._engines, self._say)
         logs = LogWatch(self._folder.logs, self._say)
         logs.start()
@@ -248,16 +248,3 @@ async def _setup_link(settings: Settings) -> str | None:
 
 def _minutes(settings: Settings) -> int:
     return settings.setup_link_seconds // 60
-
-
-def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Two events: the first signal to stop, and the second."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def asked() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, asked)
-    return stop, hurry

@@ -316,7 +316,7 @@ class Cluster:
             "public_url": f"http://127.0.0.1:{self.layout.gateway_port}",
             "server_processes": str(self.layout.services_each),
             "trusted_proxies": "127.0.0.1",
-            "drain_notice_seconds": str(self._given.drain_notice_seconds or 1.0),
+            "drain_notice_seconds": str(self._given.drain_notice_seconds or 2.0),
         }
         if role in ("auth", "owner"):
             settings["signing_key_file"] = str(self.signing_key_file)
