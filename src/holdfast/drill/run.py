@@ -28,6 +28,8 @@ _CONNECTIONS_MAX = 4000
 _ANSWER_SECONDS_MAX = 8.0
 _NOT_DONE = "not carried out to its end: "
 _CALM_LOOK_SECONDS = 0.1
+_INVITED_SECONDS = 20.0
+"""For so long beyond the time before and after the fault there are buyers with tokens; the others get theirs then."""
 _CALM_SECONDS_MAX = 90.0
 """Buyers come for at most so long after the fault is over, if it does not become calm before."""
 
@@ -103,6 +105,7 @@ async def run_drill(
         with Record(file) as record:
             pace = Pace(rate, timing.purchase_max)
             load = Load(client, record, stage.booths, lambda user: tokens.issue(user, "buyer"), pace, log_in)
+            load.invite(int(rate * (timing.before + timing.after + _INVITED_SECONDS)))
             found = await _under_load(load, record, stage, act, timing)
             settled = await auditor.until_sound(record.purchases, timing.rest_max)
             unsold = await _sell_out(target, stage, load, record)
