@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     # Workers
     expiry_poll_seconds: float = Field(default=0.5, gt=0, le=10)
     relay_poll_seconds: float = Field(default=0.05, gt=0, le=10)
+    publish_poll_seconds: float = Field(default=0.2, gt=0, le=10)
+    """How long the relay gathers what it publishes to Kafka, where there is little."""
     payments_poll_seconds: float = Field(default=0.5, gt=0, le=10)
     reconcile_seconds: float = Field(default=5.0, gt=0, le=600)
     idempotency_retention_seconds: int = Field(default=7 * 86400, ge=86400)

@@ -13,7 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from holdfast.outbox.consume import wait
 from holdfast.outbox.events import EVENT_KINDS, INVENTORY, PARTITIONS, StockData, decode, decode_stock
-from holdfast.outbox.kafka import configuration
+from holdfast.outbox.kafka import GATHERED, configuration
 from holdfast.settings import Settings
 
 _MESSAGES_MAX = 500
@@ -80,8 +80,8 @@ class _Feed:
                 "group.id": "holdfast-feed",  # the client wants one; nothing is committed under it
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest",
-                "fetch.wait.max.ms": 500,
                 "queued.max.messages.kbytes": 4096,
+                **GATHERED,
             }
         )
         self._kafka.assign([TopicPartition(INVENTORY, partition, OFFSET_END) for partition in range(PARTITIONS)])

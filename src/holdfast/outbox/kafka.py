@@ -6,6 +6,10 @@ from holdfast.settings import KAFKA_URL, Settings
 
 Configuration = dict[str, str | int | float | bool]
 
+GATHERED: Configuration = {"fetch.min.bytes": 65_536, "fetch.wait.max.ms": 100}
+"""For readers: a broker keeps what is new for a moment. Asking it once for each event costs everyone more than the
+events do."""
+
 
 def configuration(settings: Settings) -> Configuration:
     """What every client is given. kafkas:// is TLS; a user and a password mean SASL."""

@@ -99,7 +99,7 @@ class _Lane:
         self._connection = connection
         self._lane = lane
         self._name = LANE_NAMES[lane]
-        self._poll_seconds = settings.relay_poll_seconds
+        self._poll_seconds = settings.publish_poll_seconds
         self._publisher = Publisher(settings, stop)
 
     async def run(self) -> None:
