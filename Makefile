@@ -5,6 +5,9 @@ PYTHON ?= python3
 PORT ?=
 ARGS ?=
 
+# Two processes share the tests of `make test`, file by file, each with engines of its own.
+TEST = $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+
 # Nothing is written outside this folder. pip's index and certificates, if they are configured, are uv's too; without,
 # uv trusts whom the system trusts.
 export UV_CACHE_DIR := $(CURDIR)/.venv/cache/uv
@@ -48,7 +51,7 @@ setup: | $(TOOLS)
 setup-dev: $(DEV)
 
 test: $(DEV)
-	$(BIN)/pytest -m "not slow"
+	$(TEST)
 
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow
@@ -58,7 +61,7 @@ check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow"
+	$(TEST)
 
 cluster: setup-dev
 	@deploy/engines.sh etcd java mvn
