@@ -188,7 +188,9 @@ async def test_another_events_tier_is_unknown(house: TicketHouse) -> None:
 
 
 @pytest.mark.parametrize(
-    "event_id", ["x", "evt_", ids.encode(ids.EVENT, ids.new_id()), "tier_" + "0" * 26, "%00", "import"]
+    "event_id",
+    ["x", "evt_", ids.encode(ids.EVENT, ids.new_id()), "tier_" + "0" * 26, "%00", "import"],
+    ids=["x", "prefix", "nobody's", "a tier's", "NUL", "import"],
 )
 async def test_an_unknown_event_is_not_found(house: TicketHouse, event_id: str) -> None:
     assert code(await house.ask("olga", "GET", f"/events/{event_id}")) == "404 not_found"

@@ -100,7 +100,7 @@ async def test_pruning_deletes_what_all_have_passed_and_nothing_else(pool: Pool)
     rows = await pool.fetch("SELECT xid::text AS xid, id FROM outbox.events ORDER BY xid, id")
     passed = {"gate": rows[6], "payments": rows[9], "cancellations": rows[8], "stats": rows[7]}
     for name, row in passed.items():
-        await pool.execute(SQL["advance"], name, row["xid"], row["id"])
+        await pool.execute(SQL["advance"], name, row["xid"], row["id"], "0", 0)
     first = await pool.fetchrow(SQL["prune"], "0", 0, 5)
     assert first is not None
     assert (first["id"], first["deleted"]) == (rows[4]["id"], 5)
@@ -125,3 +125,9 @@ async def test_the_range_is_found_by_the_index(pool: Pool) -> None:
 
 async def explain(connection: "asyncpg.Connection[asyncpg.Record]", statement: str, *arguments: object) -> str:
     return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *arguments))
+
+
+async def test_progress_moves_from_where_its_reader_knows_it_to_be(pool: Pool) -> None:
+    assert await pool.execute(SQL["advance"], "gate", "7", 1, "0", 0) == "UPDATE 1"
+    assert await pool.execute(SQL["advance"], "gate", "9", 2, "0", 0) == "UPDATE 0", "another has moved it meanwhile"
+    assert await pool.execute(SQL["advance"], "gate", "9", 2, "7", 1) == "UPDATE 1"

@@ -214,6 +214,7 @@ async def test_a_start_does_not_need_the_auth_service(
         json.dumps({"keys": [OKPKey.generate_key("Ed25519").as_dict(private=False) for _ in range(17)]}).encode(),
         b" " * 70_000,
     ],
+    ids=["nothing", "HTML", "no keys", "empty", "secret", "X25519", "too many", "too long"],
 )
 async def test_what_is_no_key_set_changes_nothing(
     signer: Signer, address: KeyServer, clock: Clock, document: bytes

@@ -82,7 +82,11 @@ def _okp(**changes: object) -> dict[str, object]:
         '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
         "\x00\xff",
     ],
-)
+    ids=[
+        "nothing", "text", "list", "no keys", "number", "numbers", "public", "X25519", "Ed448", "P-256", "short",
+        "d a list", "not its own", "secret", "binary",
+    ],
+)  # fmt: skip
 def test_a_file_that_is_no_private_key_set_is_mendable(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(content)

@@ -146,7 +146,7 @@ class _Page:
     async def advance(self, connection: Connection, done: int) -> None:
         """Records the progress: with the last row, that of the rows of other kinds after it too."""
         reached = self._end if done == len(self._rows) else self._rows[done - 1].position
-        if await connection.execute(SQL["advance"], self._name, *reached) != "UPDATE 1":
+        if await connection.execute(SQL["advance"], self._name, *reached, *self.reached) != "UPDATE 1":
             raise Overtaken
         self.reached = reached
 

@@ -40,7 +40,8 @@ ON CONFLICT DO NOTHING
 DELETE FROM outbox.consumers WHERE name = ANY ($1::text[])
 
 -- name: advance
-UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1
+-- Moves a reader ($1) on to ($2, $3) from where it knows itself to be ($4, $5): nothing is moved where somebody else has.
+UPDATE outbox.consumers SET xid = $2::text::xid8, id = $3 WHERE name = $1 AND (xid, id) = ($4::text::xid8, $5)
 
 -- name: prune
 -- Deletes rows after the position $1, $2 that every reader has passed, at most $3: the position it came to.

@@ -121,8 +121,8 @@ class _Lane:
         if messages:
             await self._publisher.publish(messages, self._still_mine)
         reached = (found[-1]["xid"], found[-1]["id"])
-        if await self._connection.execute(OUTBOX["advance"], self._name, *reached) != "UPDATE 1":
-            raise Overtaken("the lane is no longer a reader of the outbox")
+        if await self._connection.execute(OUTBOX["advance"], self._name, *reached, *position) != "UPDATE 1":
+            raise Overtaken("the lane is no longer a reader of the outbox, or another has moved it on")
         return found[-1]["looked_at"], reached
 
     async def _still_mine(self) -> None:
