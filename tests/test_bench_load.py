@@ -1,4 +1,4 @@
-"""The load client, against small servers that answer, stall, break off and talk nonsense.
+"""The load client, against small servers that answer and stall.
 
 Its figures are worth something only if every request leaves one line whatever its server did, and if the open loop
 counts the time that a request had to wait before it could be sent.
@@ -9,94 +9,20 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from holdfast.bench.client.load import BROKEN, TIMED_OUT, UNSENT, Load, LoadClient, Outcome
+from holdfast.bench.client.load import TIMED_OUT, UNSENT, Load, LoadClient, Outcome
 from holdfast.errors import Mendable
-
-POST = 'POST /orders/create HTTP/1.1\nAuthorization: Bearer @1@\nIdempotency-Key: @n@\n\n{"n": "@n@", "who": "@1@"}'
-GET = "GET /things?n=@n@ HTTP/1.1\n\n"
-
-React = Callable[[str, str], Awaitable[bytes | None]]
-"""What a server does with the head and the body of a request: bytes to answer, or None to close the connection."""
-
-
-def answer(status: int = 201, body: str = '{"id":"ord_1"}', *headers: str) -> bytes:
-    """An answer in one piece."""
-    return "\r\n".join([f"HTTP/1.1 {status} Said", *headers, f"Content-Length: {len(body)}", "", body]).encode()
-
-
-async def accept(head: str, body: str) -> bytes:
-    """201, whatever is asked."""
-    return answer()
-
-
-class Server:
-    """What a server of these tests has seen."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.heads: list[str] = []
-        self.bodies: list[str] = []
-        self.connections: list[asyncio.StreamWriter] = []
-
-    def numbers(self) -> list[int]:
-        """The @n@ of each request, as it came."""
-        return [int(body.split('"')[3]) for body in self.bodies]
-
-
-@asynccontextmanager
-async def served(react: React) -> AsyncIterator[Server]:
-    """A server that reacts like this to each request."""
-    seen = Server()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.connections.append(writer)
-        try:
-            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
-                length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0)
-                body = (await reader.readexactly(length)).decode()
-                seen.heads.append(head)
-                seen.bodies.append(body)
-                said = await react(head, body)
-                if said is None:
-                    return
-                writer.write(said)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=1 << 24)
-    seen.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield seen
-    finally:
-        server.close()
-        for writer in seen.connections:
-            writer.close()
-        await server.wait_closed()
+from small_servers import GET, POST, React, accept, answer, drive, rows, served
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> LoadClient:
     return LoadClient(tmp_path_factory.mktemp("load"))
-
-
-async def drive(client: LoadClient, load: Load) -> Outcome:
-    """One run, beside the server's loop."""
-    return await asyncio.to_thread(client.run, load, lambda line: None)
-
-
-def rows(outcome: Outcome) -> list[list[str]]:
-    """The log, as it stands."""
-    return [line.split("\t") for line in outcome.log.read_text().splitlines()]
 
 
 # What is sent
@@ -271,147 +197,6 @@ def runs(process: Path, program: str) -> bool:
     except OSError:
         return False
     return name == program and state.split()[1] == str(os.getpid())
-
-
-# Servers that do not do what they should
-
-
-async def test_a_connection_that_breaks_costs_its_request(client: LoadClient) -> None:
-    async def sometimes(head: str, body: str) -> bytes | None:
-        return None if body.startswith('{"n": "1') else answer()
-
-    async with served(sometimes) as server:
-        load = Load(url=server.url, templates=[POST], connections=4, seconds=30, lines=["a"], count=25)
-        outcome = await drive(client, load)
-    assert sorted(server.numbers()) == list(range(25))
-    assert outcome.statuses() == {201: 14, BROKEN: 11}  # 1, and 10 to 19
-    assert len(rows(outcome)) == 25
-
-
-async def test_a_server_that_goes_away_costs_every_request_from_then(client: LoadClient) -> None:
-    async with served(accept) as server:
-        load = Load(url=server.url, templates=[POST], connections=4, seconds=1, rate=200, lines=["a"])
-        running = asyncio.create_task(drive(client, load))
-        while len(server.heads) < 20:
-            await asyncio.sleep(0.01)
-    outcome = await running
-    assert outcome.statuses().keys() == {201, BROKEN}
-    assert outcome.sent == len(rows(outcome)) == 200
-    assert outcome.statuses()[201] >= 16
-
-
-async def test_a_closed_loop_rests_when_the_server_is_gone(client: LoadClient) -> None:
-    async with served(accept) as server:
-        running = asyncio.create_task(
-            drive(client, Load(url=server.url, templates=[POST], connections=4, seconds=0.7, lines=["a"]))
-        )
-        while len(server.heads) < 20:
-            await asyncio.sleep(0.01)
-    outcome = await running
-    assert 4 <= outcome.broken <= 4 * 8  # a few attempts, not as many as it can make
-
-
-async def test_a_server_may_end_the_connection(client: LoadClient) -> None:
-    async def once_each(head: str, body: str) -> bytes:
-        return answer(201, '{"id":"ord_1"}', "connection: Close")
-
-    async with served(once_each) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[GET], connections=3, seconds=30, count=30))
-    assert outcome.statuses() == {201: 30}
-    assert outcome.connections == 30
-
-
-async def test_what_was_not_asked_for_ends_the_connection(client: LoadClient) -> None:
-    async def too_much(head: str, body: str) -> bytes:
-        return answer() + answer(500, '{"id":"ord_2"}')
-
-    async with served(too_much) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[GET], connections=2, seconds=30, count=20))
-    assert outcome.statuses() == {201: 20}
-    assert {name for _, name in outcome.ids()} == {"ord_1"}
-    assert outcome.connections == 20
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"SSH-2.0-OpenSSH\r\n",
-        b"HTTP/1.1 20x Fine\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1\r\n\r\n",
-        b"HTTP/1.1 200 Fine\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 Fine\r\nContent-Length: 99999999999999999999\r\n\r\n",
-        b"HTTP/1.1 200 Fine\r\nX: " + b"y" * 20_000,
-        b"\0" * 9_000,
-    ],
-)
-async def test_nonsense_is_a_broken_connection(client: LoadClient, said: bytes) -> None:
-    async def nonsense(head: str, body: str) -> bytes:
-        return said
-
-    async with served(nonsense) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[GET], connections=1, seconds=30, count=2))
-    assert outcome.statuses() == {BROKEN: 2}
-
-
-async def test_an_answer_may_come_in_pieces(client: LoadClient) -> None:
-    async def bit_by_bit(head: str, body: str) -> bytes:
-        for byte in answer(201, '{"id":"ord_7"}')[:-1]:
-            server.connections[-1].write(bytes([byte]))
-            await asyncio.sleep(0)
-        return b"}"
-
-    async with served(bit_by_bit) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[GET], connections=1, seconds=30, count=5))
-    assert outcome.ids() == [(0, "ord_7")] * 5
-
-
-async def test_bodies_may_be_large(client: LoadClient) -> None:
-    sizes = iter([100, 8_100, 8_192, 100_000, 3_000_000])
-
-    async def large(head: str, body: str) -> bytes:
-        return answer(200, '{"id":"ord_1","rest":"' + "x" * next(sizes) + '"}')
-
-    template = "POST / HTTP/1.1\n\n" + "y" * 3_000_000  # more than a socket takes at once
-    async with served(large) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[template], connections=1, seconds=30, count=5))
-    assert outcome.ids(status=200) == [(0, "ord_1")] * 5
-    assert [len(body) for body in server.bodies] == [3_000_000] * 5
-    assert outcome.connections == 1
-
-
-@pytest.mark.parametrize("status", [204, 304])
-async def test_an_answer_may_have_no_body(client: LoadClient, status: int) -> None:
-    async def empty(head: str, body: str) -> bytes:
-        return f"HTTP/1.1 {status} Nothing\r\nETag: x\r\n\r\n".encode()
-
-    async with served(empty) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[GET], connections=1, seconds=30, count=5))
-    assert outcome.statuses() == {status: 5}
-
-
-async def test_an_answer_that_does_not_come_is_timed_out(client: LoadClient) -> None:
-    async def not_always(head: str, body: str) -> bytes:
-        if '"1"' in body:
-            await asyncio.sleep(5)
-        return answer()
-
-    async with served(not_always) as server:
-        load = Load(url=server.url, templates=[POST], connections=1, seconds=30, lines=["a"], count=4)
-        outcome = await drive(client, replace(load, timeout_seconds=0.2))
-    assert outcome.statuses() == {201: 3, TIMED_OUT: 1}
-    assert outcome.percentile_ms(100) >= 200
-    assert outcome.connections == 2
-
-
-async def test_what_is_under_way_at_the_end_is_awaited(client: LoadClient) -> None:
-    async def slowly(head: str, body: str) -> bytes:
-        await asyncio.sleep(0.5)
-        return answer()
-
-    async with served(slowly) as server:
-        outcome = await drive(client, Load(url=server.url, templates=[GET], connections=3, seconds=0.2))
-    assert outcome.statuses() == {201: 3}
-    assert (outcome.rate(), outcome.seconds) == (0.0, 0.2)  # they came after the window
 
 
 # What it refuses
