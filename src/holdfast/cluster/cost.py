@@ -20,6 +20,7 @@ import msgspec
 
 from holdfast import clock
 from holdfast.cluster.layout import Layout
+from holdfast.cluster.parts.services import WORKERS
 from holdfast.cluster.picture import MemberState
 from holdfast.engines.hosts.connection import connect_to_primary
 from holdfast.engines.statements import load_statements
@@ -154,7 +155,7 @@ async def measure(components: Mapping[str, Sequence[int]], database_url: str, se
 
 
 def components_of(members: Sequence[MemberState], layout: Layout) -> dict[str, list[int]]:
-    """The roots of a cluster's components: members of one kind and role together, workers by their names.
+    """The roots of a cluster's components: members of one kind and role together, workers by what they work at.
 
     A PostgreSQL need not run under its Patroni, and is found by what it notes in its folder.
     """
@@ -168,7 +169,7 @@ def components_of(members: Sequence[MemberState], layout: Layout) -> dict[str, l
         elif member.kind == "gate":
             found[f"gate {member.role}"].append(member.pid)
         elif member.kind == "worker":
-            found[member.name.rstrip("0123456789").rstrip("-")].append(member.pid)
+            found[WORKERS[member.name]].append(member.pid)
         else:
             found[member.kind].append(member.pid)
     return dict(found)

@@ -6,6 +6,7 @@ from pathlib import Path
 from holdfast.bench.house import House
 from holdfast.cluster.layout import Layout
 from holdfast.cluster.note import MemberNote, layout_of, read_note
+from holdfast.cluster.parts.services import WORKERS
 from holdfast.engines.data_folder import DataFolder, Shape
 from holdfast.engines.processes import Process, running_in
 
@@ -29,7 +30,7 @@ class ClusterHouse(House):
         return self._services
 
     def processes(self) -> dict[str, list[Process]]:
-        """By kind of member; workers by their names, and PostgreSQL's nodes apart, their Patronis beside them."""
+        """By kind of member; workers by what they work at, and PostgreSQL's nodes apart, their Patronis beside them."""
         layout, members = self._members()
         found: defaultdict[str, list[Process]] = defaultdict(list)
         for member in members:
@@ -52,4 +53,4 @@ class ClusterHouse(House):
 def _part(member: MemberNote) -> str:
     if member.kind == _POSTGRES:
         return "patroni"
-    return member.name.partition("-")[0] if member.kind == "worker" else member.kind
+    return WORKERS[member.name] if member.kind == "worker" else member.kind
