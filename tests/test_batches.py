@@ -1,6 +1,7 @@
 """Micro-batches clock themselves, are bounded, and a commit in one is never cancelled."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -11,19 +12,34 @@ from holdfast.orders.batch import Batcher
 class Bench:
     """A batch function that waits until it is let go, and writes down what it was given."""
 
-    def __init__(self, *, size_max: int = 4, waiting_max: int = 8, seconds_max: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        size_max: int = 4,
+        waiting_max: int = 8,
+        seconds_max: float = 5.0,
+        wait_seconds_max: float | None = None,
+        takes_seconds: float = 0.0,
+    ) -> None:
         self.batches: list[list[int]] = []
         self.cancelled = False
         self.go = asyncio.Event()
         self.go.set()
         self.batcher: Batcher[int, int] = Batcher(
-            "bench", self.run, size_max=size_max, waiting_max=waiting_max, seconds_max=seconds_max
+            "bench",
+            self.run,
+            size_max=size_max,
+            waiting_max=waiting_max,
+            seconds_max=seconds_max,
+            wait_seconds_max=wait_seconds_max,
         )
+        self.takes_seconds = takes_seconds
 
     async def run(self, batch: list[int]) -> list[int | BaseException]:
         self.batches.append(batch)
         try:
             await self.go.wait()
+            await asyncio.sleep(self.takes_seconds)
         except asyncio.CancelledError:
             self.cancelled = True
             raise
@@ -54,6 +70,52 @@ async def test_a_full_queue_turns_away_before_any_work() -> None:
     bench.go.set()
     assert await asyncio.gather(*waiting) == [ask * 10 for ask in range(8)]
     assert await bench.batcher.submit(9) == 90
+
+
+async def test_while_somebody_waits_too_long_others_are_turned_away() -> None:
+    bench = Bench(waiting_max=100, wait_seconds_max=0.2)
+    bench.go.clear()
+    waiting = [bench.batcher.submit(1)]
+    await asyncio.sleep(0)
+    waiting.append(bench.batcher.submit(2))
+    await asyncio.sleep(0.25)
+    with pytest.raises(Busy):
+        bench.batcher.submit(3)
+    bench.go.set()
+    assert await asyncio.gather(*waiting) == [10, 20]
+    assert await bench.batcher.submit(4) == 40
+    await asyncio.sleep(0.25)
+    assert await asyncio.gather(*(bench.batcher.submit(ask) for ask in range(9))) == [ask * 10 for ask in range(9)]
+
+
+async def test_in_a_flood_whoever_is_let_in_is_served_soon_and_a_burst_is_served_whole() -> None:
+    bench = Bench(size_max=10, waiting_max=10_000, wait_seconds_max=1.0, takes_seconds=0.01)
+    loop, turned_away = asyncio.get_running_loop(), 0
+    waits: list[tuple[float, float]] = []
+
+    def note(came: float, _: object) -> None:
+        waits.append((came, loop.time() - came))
+
+    burst = [bench.batcher.submit(ask) for ask in range(500)]
+    assert len(await asyncio.gather(*burst)) == 500
+    # Three times as many as can be served, for four seconds.
+    begun, sent = loop.time(), 0
+    while (now := loop.time()) < begun + 4:
+        while sent < (now - begun) * 3000:
+            sent += 1
+            try:
+                reply = bench.batcher.submit(sent)
+            except Busy:
+                turned_away += 1
+                continue
+            reply.when_done(partial(note, loop.time()))
+        await asyncio.sleep(0.005)
+    await bench.batcher.drain()
+    late = [seconds for came, seconds in waits if came > begun + 3]
+    assert late, "it goes on serving"
+    assert max(late) < 0.5
+    assert turned_away > sent / 3
+    assert await bench.batcher.submit(1) == 10, "and all are welcome afterwards"
 
 
 async def test_a_buyer_who_leaves_does_not_cancel_the_batch() -> None:

@@ -45,7 +45,7 @@ class Trio:
             except (OSError, TimeoutError):
                 roles.append("")
                 continue
-            roles.append("primary" if state.role == "primary" else "standby" if state.state == "streaming" else "")
+            roles.append("primary" if state.role == "primary" else "standby" if state.is_counted else "")
         return roles
 
     async def until(self, *roles: str) -> list[PostgresMember]:
@@ -129,6 +129,7 @@ async def test_a_primary_that_is_killed_is_replaced_and_nothing_acknowledged_is_
         primary.kill(whole=whole)
 
         async def goes_on() -> bool:
+            assert not writing.done(), writing
             return any(at > killed_at + 1.5 for at, _ in acknowledged)  # noqa: B023
 
         await wait_until_true(goes_on)

@@ -62,11 +62,11 @@ async def test_two_relays_share_the_work_and_keep_the_order(kafka: Settings, poo
     assert versions_of(found) == each(orders)
 
 
-async def test_what_a_lane_publishes_is_found_by_key(pool: Pool) -> None:
+async def test_what_lanes_publish_is_found_by_key(pool: Pool) -> None:
     async with pool.acquire() as connection:
-        statement = await connection.prepare(SQL["lane"])
+        statement = await connection.prepare(SQL["lanes"])
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        plan = str(await statement.explain("0", 0, 4000, 1, 4, ["order.reserved"]))
+        plan = str(await statement.explain("0", 0, [0, 1], ["0", "0"], [0, 0], 4000, 4, ["order.reserved"]))
     assert "'Index Name': 'events_pkey'" in plan
     assert "'Index Name': 'orders_pkey'" in plan
     assert "Seq Scan" not in plan

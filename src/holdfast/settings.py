@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     lines_per_order_max: int = Field(default=20, ge=1, le=100)
     purchases_waiting_max: int = Field(default=2000, ge=1)
     """Purchases of one process that may be under way; one more is told to come back (503)."""
+    purchase_wait_seconds_max: float = Field(default=1.0, gt=0, le=60)
+    """While somebody has waited so long for their turn, whoever comes is told to come back (503)."""
     batch_orders_max: int = Field(default=256, ge=1, le=2000)
     """At most what one call of the gate takes."""
     lease_seconds: int = Field(default=30, ge=1, le=30)

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from holdfast.engines.database import AWAY, Pool
+from holdfast.engines.database import AWAY, BY_KEY, Pool, open_pool
 from holdfast.outbox.consume import AnyConsumer, wait
 from holdfast.outbox.dead_letters import hand_over_wanted
 from holdfast.outbox.direct import consume, prune, settle_readers
@@ -36,8 +36,15 @@ def is_mailed(settings: Settings) -> bool:
     return bool(settings.smtp_url.get_secret_value())
 
 
+async def open_progress(settings: Settings) -> Pool:
+    """The pool on which consumers record how far they have come. Nobody waits for a disk or a standby to have that: what
+    is lost of it with a primary is lost with its effect, or is done again, which does no harm."""
+    return await open_pool(settings, BY_KEY | {"synchronous_commit": "off"})
+
+
 async def run_consumer(settings: Settings, pool: Pool, consumer: AnyConsumer, stop: asyncio.Event) -> None:
-    """Runs one consumer over the transport that it has here, and hands it its dead letters, until `stop`."""
+    """Runs one consumer over the transport that it has here, and hands it its dead letters, until `stop`. Its progress
+    is recorded on `pool`."""
     async with asyncio.TaskGroup() as group:
         group.create_task(hand_over_wanted(pool, consumer, stop))
         if is_published(settings) and consumer.name not in DIRECT:
@@ -46,8 +53,9 @@ async def run_consumer(settings: Settings, pool: Pool, consumer: AnyConsumer, st
 
             group.create_task(consume_log(settings, pool, consumer, stop))
         else:
-            poll_seconds, tries_max = settings.relay_poll_seconds, settings.consumer_tries_max
-            group.create_task(consume(pool, consumer, stop, poll_seconds, tries_max))
+            # Buyers wait for the gate's consumer alone, which Kafka tells where there is one.
+            poll_seconds = settings.publish_poll_seconds if is_published(settings) else settings.relay_poll_seconds
+            group.create_task(consume(pool, consumer, stop, poll_seconds, settings.consumer_tries_max))
 
 
 async def run_relay(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:
@@ -60,7 +68,7 @@ async def run_relay(settings: Settings, pool: Pool, stop: asyncio.Event) -> None
             _log.warning("relay waits", error=type(error).__name__)
         await wait(stop, 1.0)
     async with asyncio.TaskGroup() as group:
-        group.create_task(prune(pool, stop, settings.relay_poll_seconds))
+        group.create_task(prune(pool, stop, max(settings.relay_poll_seconds, settings.publish_poll_seconds)))
         if is_published(settings):
             from holdfast.outbox.relay import relay
 

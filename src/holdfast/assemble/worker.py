@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 
 import structlog
 
-from holdfast.assemble.transport import is_mailed, is_published, run_consumer, run_relay
+from holdfast.assemble.transport import is_mailed, is_published, open_progress, run_consumer, run_relay
 from holdfast.auth.workers import forget_sessions
 from holdfast.engines.database import AWAY, Pool, open_pool
 from holdfast.gate.consumer import gate_consumer
@@ -41,7 +41,7 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         # Nobody is written to. Asked for alone, it says what it lacks.
         names -= {"notify"}
     mail = mail_server(settings) if "notify" in names else None
-    pool = await open_pool(settings)
+    pool, progress = await open_pool(settings), await open_progress(settings)
     gate = Gate(settings)
     if names & _USE_THE_GATE:
         await gate.open()
@@ -56,14 +56,14 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         ]
     if "relay" in loops:
         consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
-        loops["relay"] = [run_consumer(settings, pool, one, stop) for one in consumers]
+        loops["relay"] = [run_consumer(settings, progress, one, stop) for one in consumers]
         loops["relay"].append(run_relay(settings, pool, stop))
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
     if "stats" in loops:
-        loops["stats"] = [_count(settings, pool, stop), forget_sales(settings, pool, stop)]
+        loops["stats"] = [_count(settings, pool, progress, stop), forget_sales(settings, pool, stop)]
     if mail is not None:
-        loops["notify"] = _notify(settings, pool, mail, stop)
+        loops["notify"] = _notify(settings, pool, progress, mail, stop)
     if "reconcile" in loops:
         loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
     try:
@@ -74,12 +74,13 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
     finally:
         await confirm.drain()
         await gate.close()
+        await progress.close()
         await pool.close()
 
 
-async def _count(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:
+async def _count(settings: Settings, pool: Pool, progress: Pool, stop: asyncio.Event) -> None:
     if is_published(settings):
-        await run_consumer(settings, pool, stats_consumer(), stop)
+        await run_consumer(settings, progress, stats_consumer(), stop)
         return
     async with asyncio.TaskGroup() as group:
         group.create_task(count_sales(settings, pool, stop))
@@ -87,10 +88,10 @@ async def _count(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:
 
 
 def _notify(
-    settings: Settings, pool: Pool, mail: MailServer, stop: asyncio.Event
+    settings: Settings, pool: Pool, progress: Pool, mail: MailServer, stop: asyncio.Event
 ) -> list[Coroutine[object, object, None]]:
     return [
-        run_consumer(settings, pool, notify_consumer(), stop),
+        run_consumer(settings, progress, notify_consumer(), stop),
         announce_cancellations(settings, pool, stop),
         forget_letters(settings, pool, stop),
         *(send_letters(settings, pool, mail, stop) for _ in range(settings.mail_connections_max)),

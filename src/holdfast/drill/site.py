@@ -165,8 +165,8 @@ class Site:
             return f"a member does not answer ({error})"
         if sorted(state.role for state in states) != ["primary", "replica", "replica"]:
             return "PostgreSQL has not one primary and two standbys"
-        if any(state.state != "streaming" for state in states if state.role == "replica"):
-            return "a standby does not follow the primary"
+        if any(not state.is_counted for state in states if state.role == "replica"):
+            return "the primary does not wait for a standby yet"
         if not all(wells) or len(masters) * 2 != len(wells):
             return "the gate is not three masters with a replica each"
         return f"{behind} partitions are not on every broker" if behind else ""

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool
@@ -23,10 +24,15 @@ PATIENCE_SECONDS = 5.0
 """Longer than a replica takes to be promoted."""
 
 _PAUSE_SECONDS = 0.1
+_SAY_SECONDS = 5.0
+"""A gate that cannot be told for so long is spoken of, again and again."""
 _VERSION_ENDED = 2
 """An order is made at version 1 and ends at 2; only a late payment takes it further."""
 
 _KINDS = ("gate.missed", "order.cancelled", "order.expired", "order.confirmed", "event.changed")
+
+
+_log = structlog.get_logger(__name__)
 
 
 class Told(msgspec.Struct):
@@ -75,6 +81,8 @@ class _Teller:
         self._gate = gate
         self._away: dict[UUID, tuple[float, float]] = {}
         """Since when a gate could not be told, and when that was tried last."""
+        self._kept_waiting: dict[UUID, tuple[float, float]] = {}
+        """Since when rows of a gate wait, and when that was said last."""
 
     async def tell(self, told: dict[UUID, Told]) -> bool:
         """False when a gate could not be told. Then all of it comes again, to the others too, whom it does no harm."""
@@ -86,13 +94,17 @@ class _Teller:
     async def load(self, event_id: UUID, epoch: int) -> bool:
         """False when another process is at it, or the gate is away: the rows come again."""
         try:
-            return await load_gate(self._pool, self._gate, event_id)
+            if await load_gate(self._pool, self._gate, event_id):
+                self._kept_waiting.pop(event_id, None)
+                return True
+            self._say(event_id, "another process loads it")
         except GateStale:
-            return False
+            self._say(event_id, "a load was overtaken")
         except GateAway:
+            self._say(event_id, "its gate is away")
             await self._lose_patience(event_id, epoch)
-            await asyncio.sleep(_PAUSE_SECONDS)
-            return False
+        await asyncio.sleep(_PAUSE_SECONDS)
+        return False
 
     async def _tell(self, event_id: UUID, told: Told) -> bool:
         try:
@@ -101,12 +113,22 @@ class _Teller:
             # A replica that was promoted, or a server that has forgotten. Somebody may have loaded it by now.
             with suppress(GateAway, GateStale):
                 await load_gate(self._pool, self._gate, event_id, unless_open=True)
+            self._say(event_id, "its gate has other content")
             return False
         except GateAway:
+            self._say(event_id, "its gate is away")
             await self._lose_patience(event_id, told.epoch)
             return False
         self._away.pop(event_id, None)
+        self._kept_waiting.pop(event_id, None)
         return True
+
+    def _say(self, event_id: UUID, why: str) -> None:
+        now = monotonic_seconds()
+        since, said = self._kept_waiting.setdefault(event_id, (now, now))
+        if now - said >= _SAY_SECONDS:
+            self._kept_waiting[event_id] = since, now
+            _log.warning("a gate is behind", event_id=str(event_id), why=why, seconds=round(now - since))
 
     async def _lose_patience(self, event_id: UUID, epoch: int) -> None:
         """A gate that stays away is given up: it will have to be loaded again, which brings it all of this."""

@@ -15,6 +15,7 @@ from holdfast.gate.gate import Gate, Keyed, hold_key, hold_of
 
 SQL = load_statements("holdfast.gate", "gate.sql")
 _PART = 5000
+_LOSE_WHEN_SILENT = "SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'"
 
 _log = structlog.get_logger(__name__)
 
@@ -66,9 +67,12 @@ async def _alone(pool: Pool, event_id: UUID) -> "AsyncIterator[Connection | None
         if not await connection.fetchval(SQL["lock"], lock):
             yield None
             return
+        # Whoever is frozen or gone with the lock loses it: the others must be able to load.
+        await connection.execute(_LOSE_WHEN_SILENT)
         try:
             yield connection  # type: ignore[misc]  # a pool's proxy has a connection's methods
         finally:
+            # The pool puts the connection's settings in order.
             await connection.execute(SQL["unlock"], lock)
 
 

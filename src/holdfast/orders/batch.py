@@ -10,10 +10,16 @@ from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 
+from holdfast.clock import monotonic_seconds
 from holdfast.errors import Busy
 
 Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
+
+_STANDING_SECONDS = 1.0
+"""So long may there be more in the queue than one batch takes; then it is kept short."""
+_SHORT_SECONDS = 0.1
+"""How long an ask may have to wait then, unless the next batch can have it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -68,6 +74,10 @@ class Reply(Generic[Answer]):
 class Batcher(Generic[Ask, Answer]):
     """Collects asks and runs them together, at most `size_max` at a time and `waiting_max` in all.
 
+    Who would have to wait for more than `wait_seconds_max`, as things go, is turned away before any work, and for much
+    less where the queue stays long. So a burst is served, and in a flood whoever is let in is served soon, while the
+    others hear at once that they are to come again.
+
     `run` answers each ask of its batch, in order; an exception among the answers goes to that ask alone, and an ask
     that is answered with another batcher goes on to that one. A batch runs in a task of its own that nothing cancels:
     not a client that leaves, not a deadline. When it has not answered after `seconds_max`, its buyers are told to
@@ -82,6 +92,7 @@ class Batcher(Generic[Ask, Answer]):
         size_max: int,
         waiting_max: int,
         seconds_max: float,
+        wait_seconds_max: float | None = None,
     ) -> None:
         self.name = name
         self.is_stalled = False
@@ -89,14 +100,21 @@ class Batcher(Generic[Ask, Answer]):
         self._size_max = size_max
         self._waiting_max = waiting_max
         self._seconds_max = seconds_max
+        self._wait_seconds_max = wait_seconds_max
+        self._batch_seconds = 0.0
+        """How long the last batch took."""
+        self._began = 0.0
+        """When the batch began that is under way."""
+        self._long_since: float | None = None
+        """Since when each batch has left some of the queue behind."""
         self._queue: list[_Asked[Ask, Answer]] = []
         self._under_way: list[_Asked[Ask, Answer]] = []
         self._waiting = 0
         self._task: asyncio.Task[None] | None = None
 
     def submit(self, ask: Ask) -> Reply[Answer]:
-        """The answer to come. Raises Busy, before any work, when the queue is full."""
-        if self.is_stalled or self._waiting >= self._waiting_max:
+        """The answer to come. Raises Busy, before any work, when too many wait, or for too long."""
+        if self.is_stalled or self._waiting >= self._waiting_max or self._is_wait_long():
             raise Busy("Too many are waiting.")
         reply: Reply[Answer] = Reply()
         self._accept(ask, reply)
@@ -125,6 +143,7 @@ class Batcher(Generic[Ask, Answer]):
             self._start()
 
     def _start(self) -> None:
+        self._began = monotonic_seconds()
         self._task = asyncio.create_task(self._work(), name=f"batch {self.name}")
 
     async def _work(self) -> None:
@@ -132,9 +151,15 @@ class Batcher(Generic[Ask, Answer]):
         try:
             while True:
                 self._under_way, self._queue = self._queue[: self._size_max], self._queue[self._size_max :]
+                self._began = monotonic_seconds()
+                if not self._queue:
+                    self._long_since = None
+                elif self._long_since is None:
+                    self._long_since = self._began
                 late = loop.call_later(self._seconds_max, self._abandon_waiters)
                 answers = await self._answers()
                 late.cancel()
+                self._batch_seconds = monotonic_seconds() - self._began
                 self.is_stalled = False
                 answered = self._pass_on(answers)
                 self._under_way = []
@@ -147,6 +172,17 @@ class Batcher(Generic[Ask, Answer]):
                     return
         finally:
             self._task = None
+
+    def _is_wait_long(self) -> bool:
+        """Whether one who comes now would have to wait too long, if each batch takes as long as the last one."""
+        if self._wait_seconds_max is None or self._task is None:
+            return False
+        now = monotonic_seconds()
+        batches = 1 + len(self._queue) // self._size_max
+        seconds = batches * max(self._batch_seconds, now - self._began)
+        if batches > 1 and self._long_since is not None and now - self._long_since > _STANDING_SECONDS:
+            return seconds > min(_SHORT_SECONDS, self._wait_seconds_max)
+        return seconds > self._wait_seconds_max
 
     async def _answers(self) -> "Sequence[_Step[Answer, Ask]]":
         try:

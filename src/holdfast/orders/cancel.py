@@ -34,6 +34,7 @@ class Cancel:
             size_max=settings.batch_orders_max,
             waiting_max=settings.purchases_waiting_max,
             seconds_max=settings.database_timeout_seconds,
+            wait_seconds_max=settings.purchase_wait_seconds_max,
         )
 
     async def cancel(self, order_id: UUID, user_id: UUID, idempotency_key: str) -> Order:

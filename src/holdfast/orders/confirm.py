@@ -82,7 +82,12 @@ class Confirm:
         # Whoever comes to the later ones was counted when the payment was begun, and is not refused for a full queue.
         later_max = 4 * waiting_max
         self._begin_batches: Batcher[PaymentAsked, Begun] = Batcher(
-            "begin payment", self._begin, size_max=size_max, waiting_max=waiting_max, seconds_max=seconds_max
+            "begin payment",
+            self._begin,
+            size_max=size_max,
+            waiting_max=waiting_max,
+            seconds_max=seconds_max,
+            wait_seconds_max=settings.purchase_wait_seconds_max,
         )
         self._sell_batches: Batcher[Paid, Sold] = Batcher(
             "sell", self._sell, size_max=size_max, waiting_max=later_max, seconds_max=seconds_max

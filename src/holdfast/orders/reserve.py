@@ -58,7 +58,14 @@ class Reserve:
             name: str, run: Callable[[list[Reservation]], Awaitable[Sequence[_Step]]]
         ) -> Batcher[Reservation, Written]:
             # Counted all together, in `_submit`.
-            return Batcher(name, run, size_max=size_max, waiting_max=self._waiting_max, seconds_max=seconds_max)
+            return Batcher(
+                name,
+                run,
+                size_max=size_max,
+                waiting_max=self._waiting_max,
+                seconds_max=seconds_max,
+                wait_seconds_max=settings.purchase_wait_seconds_max,
+            )
 
         self._purchases = batches("purchases", self._buy)
         self._lookup_batches = batches("lookup", self._look_up)

@@ -6,7 +6,7 @@ from holdfast.settings import KAFKA_URL, Settings
 
 Configuration = dict[str, str | int | float | bool]
 
-GATHERED: Configuration = {"fetch.min.bytes": 65_536, "fetch.wait.max.ms": 100}
+GATHERED: Configuration = {"fetch.min.bytes": 65_536, "fetch.wait.max.ms": 250}
 """For readers: a broker keeps what is new for a moment. Asking it once for each event costs everyone more than the
 events do."""
 

@@ -178,17 +178,17 @@ class _Reader:
         """Records new places. Raises Overtaken where one is not where we know it to be."""
         before = [self.places[partition] for partition in moved]
         after = list(moved.values())
-        async with connection.transaction():
-            answer = await connection.execute(
-                SQL["move"],
-                self.consumer.name,
-                [topic for topic, _ in moved],
-                [partition for _, partition in moved],
-                *_columns(before),
-                *_columns(after),
-            )
-            if answer != f"UPDATE {len(moved)}":
-                raise Overtaken
+        answer = await connection.execute(
+            SQL["move"],
+            self.consumer.name,
+            [topic for topic, _ in moved],
+            [partition for _, partition in moved],
+            *_columns(before),
+            *_columns(after),
+        )
+        if answer != f"UPDATE {len(moved)}":
+            # Those that were moved are right all the same, where no effect has to be taken back with them.
+            raise Overtaken
 
     def _unread(self, messages: Sequence[KafkaMessage]) -> list[KafkaMessage]:
         places = self.places

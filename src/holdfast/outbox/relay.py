@@ -1,26 +1,30 @@
 """Publishes the outbox to Kafka.
 
-What is about one order or event is published by one lane, and each lane has one owner at a time, however many relays
-run: whoever has its advisory lock, on a connection that the server ends when nothing is heard of it. Progress is
-recorded when Kafka has the events; a lane that changes hands begins where it was recorded, so that an event may be
-published twice, and each one's first time is in order. That holds with a former owner too who does not know yet that
-he is none: what he still sends, he began to send in order after what was there.
+What is about one order or event belongs to one lane, and each lane has one owner at a time, however many relays run:
+whoever has its advisory lock, on a connection that the server ends when nothing is heard of it. A relay publishes what
+is new in all lanes that it owns in one go, since each look at the outbox and each message to a broker has its price.
+
+Progress is recorded when Kafka has the events; a lane that changes hands begins where it was recorded, so that an event
+may be published twice, and each one's first time is in order. That holds with a former owner too who does not know yet
+that he is none: what he still sends, he began to send in order after what was there. So nobody waits for a standby to
+have the progress: a primary that is promoted without the last of it has the rows published again.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import structlog
 from confluent_kafka import KafkaException
 
 from holdfast import ids
+from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import AWAY, BY_KEY, Connection, Pool, load_statements, open_pool
 from holdfast.errors import Busy, Mendable
 from holdfast.outbox.consume import OutboxRow, Overtaken, wait
 from holdfast.outbox.direct import SQL as OUTBOX
-from holdfast.outbox.direct import Position, progress_of
+from holdfast.outbox.direct import progress_of
 from holdfast.outbox.events import (
     EVENT_KINDS,
     LANE_NAMES,
@@ -43,19 +47,22 @@ from holdfast.settings import Settings
 SQL = load_statements("holdfast.outbox", "relay.sql")
 
 ROWS_MAX = 4000
-"""Rows of the outbox that a lane looks at in one go; it publishes about a quarter of them."""
+"""Rows of the outbox that are looked at in one go."""
 _OWNER_RETRY_SECONDS = 1.0
 _TOPICS_RETRY_SECONDS = 5.0
 _SILENT_SECONDS_MAX = 10
-"""After so long without a word the server ends a lane's connection, and with it its lock: a relay that is frozen."""
+"""After so long without a word the server ends a relay's connection, and with it its locks: it is frozen."""
 
 _MAKE_STOCK_NEW = (*ORDER_STATUSES, *EVENT_KINDS)
+
+_Place: TypeAlias = tuple[int, int]
+"""(transaction, number) of the last row of the outbox that a lane has published, or passed over."""
 
 _log = structlog.get_logger(__name__)
 
 
 async def relay(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs the lanes until `stop`. Topics that are missing are made; as long as one is refused nothing is published."""
+    """Runs until `stop`. Topics that are missing are made; as long as one is refused nothing is published."""
     while not stop.is_set():
         try:
             await asyncio.to_thread(ensure_topics, settings)
@@ -65,65 +72,78 @@ async def relay(settings: Settings, stop: asyncio.Event) -> None:
         except KafkaException as error:
             _log.warning("relay waits for Kafka", error=str(error.args[0]))
         await wait(stop, _TOPICS_RETRY_SECONDS)
-    pool = await open_pool(settings, BY_KEY | {"idle_session_timeout": f"{_SILENT_SECONDS_MAX}s"})
+    server_settings = {"idle_session_timeout": f"{_SILENT_SECONDS_MAX}s", "synchronous_commit": "off"}
+    pool = await open_pool(settings, BY_KEY | server_settings)
     try:
-        async with asyncio.TaskGroup() as group:
-            for lane in range(LANES):
-                group.create_task(_run_lane(settings, pool, lane, stop))
+        while not stop.is_set():
+            try:
+                async with pool.acquire() as connection:
+                    await _Owner(settings, connection, stop).run()  # type: ignore[arg-type]
+            except (*AWAY, Busy, Overtaken, KafkaException) as error:
+                _log.warning("relay waits", error=type(error).__name__, reason=str(error))
+            await wait(stop, _OWNER_RETRY_SECONDS)
     finally:
         await pool.close()
 
 
-async def _run_lane(settings: Settings, pool: Pool, lane: int, stop: asyncio.Event) -> None:
-    name = LANE_NAMES[lane]
-    while not stop.is_set():
-        try:
-            async with pool.acquire() as connection:
-                if await connection.fetchval(OUTBOX["lock"], name):
-                    try:
-                        await _Lane(settings, connection, lane, stop).run()  # type: ignore[arg-type]
-                    finally:
-                        # Ends the session's advisory lock, also when the loop broke off in the middle.
-                        if not connection.is_closed():
-                            await connection.execute("SELECT pg_advisory_unlock_all()")
-        except (*AWAY, Busy, Overtaken, KafkaException) as error:
-            _log.warning("relay waits", lane=lane, error=type(error).__name__, reason=str(error))
-        await wait(stop, _OWNER_RETRY_SECONDS)
+class _Owner:
+    """The lanes that one relay owns: those whose locks its connection has."""
 
-
-class _Lane:
-    """One lane in the hands of its owner."""
-
-    def __init__(self, settings: Settings, connection: Connection, lane: int, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, connection: Connection, stop: asyncio.Event) -> None:
         self._stop = stop
         self._connection = connection
-        self._lane = lane
-        self._name = LANE_NAMES[lane]
         self._poll_seconds = settings.publish_poll_seconds
         self._publisher = Publisher(settings, stop)
+        self._places: dict[int, _Place] = {}
+        """How far each lane has come."""
 
     async def run(self) -> None:
         """Publishes until told to stop, or until the connection or the publisher is lost."""
-        position = await progress_of(self._connection, self._name)
         try:
+            look_at = monotonic_seconds()
             while not self._stop.is_set():
-                looked_at, position = await self._step(position)
-                if looked_at < ROWS_MAX:
+                if len(self._places) < LANES and monotonic_seconds() >= look_at:
+                    await self._take_free_lanes()
+                    look_at = monotonic_seconds() + _OWNER_RETRY_SECONDS
+                if not self._places or await self._step() < ROWS_MAX:
                     await wait(self._stop, self._poll_seconds)
         finally:
             await asyncio.to_thread(self._publisher.discard)
+            # Ends the session's advisory locks, also when the loop broke off in the middle.
+            if not self._connection.is_closed():
+                await self._connection.execute("SELECT pg_advisory_unlock_all()")
 
-    async def _step(self, position: Position) -> tuple[int, Position]:
-        found = await self._connection.fetch(SQL["lane"], *position, ROWS_MAX, self._lane, LANES, _MAKE_STOCK_NEW)
+    async def _take_free_lanes(self) -> None:
+        for lane in range(LANES):
+            if lane not in self._places and await self._connection.fetchval(OUTBOX["lock"], LANE_NAMES[lane]):
+                xid, number = await progress_of(self._connection, LANE_NAMES[lane])
+                self._places[lane] = int(xid), number
+
+    async def _step(self) -> int:
+        """Publishes what is new in the lanes: how many rows of the outbox were looked at."""
+        begin = min(self._places.values())
+        found = await self._connection.fetch(
+            SQL["lanes"], *_shown(begin), *self._columns(), ROWS_MAX, LANES, _MAKE_STOCK_NEW
+        )
         if not found:
-            return 0, position
+            return 0
         messages = _messages(found) + await self._stock_messages(found)
         if messages:
             await self._publisher.publish(messages, self._still_mine)
-        reached = (found[-1]["xid"], found[-1]["id"])
-        if await self._connection.execute(OUTBOX["advance"], self._name, *reached, *position) != "UPDATE 1":
-            raise Overtaken("the lane is no longer a reader of the outbox, or another has moved it on")
-        return found[-1]["looked_at"], reached
+        await self._advance((int(found[-1]["xid"]), found[-1]["id"]))
+        return int(found[-1]["looked_at"])
+
+    async def _advance(self, reached: _Place) -> None:
+        before = self._columns()
+        self._places = {lane: max(place, reached) for lane, place in self._places.items()}
+        answer = await self._connection.execute(SQL["advance_lanes"], LANE_NAMES, *before, *self._columns()[1:])
+        if answer != f"UPDATE {len(self._places)}":
+            raise Overtaken("a lane is no longer a reader of the outbox, or another has moved it on")
+
+    def _columns(self) -> tuple[list[int], list[str], list[int]]:
+        """The lanes, and how far each has come."""
+        lanes, places = list(self._places), list(self._places.values())
+        return lanes, [str(xid) for xid, _ in places], [number for _, number in places]
 
     async def _still_mine(self) -> None:
         await self._connection.execute("SELECT 1")
@@ -191,3 +211,7 @@ def _row_of(row: Any) -> OutboxRow:
     return OutboxRow(
         (row["xid"], row["id"]), row["kind"], row["subject"], row["version"], row["scope"], row["occurred_at"]
     )
+
+
+def _shown(place: _Place) -> tuple[str, int]:
+    return str(place[0]), place[1]

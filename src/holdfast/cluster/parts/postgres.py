@@ -72,6 +72,19 @@ _OF_A_CLUSTER: Mapping[str, str] = {
 }
 
 
+# What holds while Patroni names no standbys: right after a cluster was made, and after a primary that crashed before it
+# had met one has come back. Patroni then takes the setting out, in spite of the strict rule, and what is acknowledged in
+# that second would be on one machine alone. It stands in the file that Patroni's own settings come after.
+_BASE = """\
+synchronous_standby_names = 'ANY 1 (*)'
+timezone = 'UTC'
+log_timezone = 'UTC'
+"""
+_BASE_FILE = "base.conf"
+# Patroni's own bookkeeping, such as the roles of a cluster that it has just made, waits for nobody.
+_PATRONI_OPTIONS = "-c synchronous_commit=local"
+
+
 class Passwords(NamedTuple):
     """Of the superuser, of replication, of Patroni's own interface, and of Patroni in etcd."""
 
@@ -90,6 +103,8 @@ class NodeState(NamedTuple):
     timeline: int
     position: int
     """Bytes of the log written (primary) or received (standby)."""
+    is_counted: bool
+    """Whether commits wait for it: only such a standby can take over from a primary that is gone."""
 
 
 class PostgresMember(Member):
@@ -150,13 +165,14 @@ def _member(layout: Layout, name: str, number: int, passwords: Passwords) -> Pos
         # JSON is YAML. It holds passwords.
         file = folder / "patroni.json"
         file.touch(mode=0o600)
+        (folder / _BASE_FILE).write_text(_BASE)
         file.write_text(json.dumps(patroni_configuration(layout, name, number, passwords), indent=1))
         return [*unprivileged_prefix(), *leash("TERM"), sys.executable, "-P", "-m", "patroni", str(file)]
 
     async def is_ready() -> bool:
         return (await node_state(interface)).state in ("running", "streaming")
 
-    home = {"HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    home = {"HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PGOPTIONS": _PATRONI_OPTIONS}
     recipe = Recipe(
         name, "postgres", layout.port(name), folder, layout.log(name), command, is_ready, environment=home,
         stop_seconds=30.0,
@@ -187,6 +203,7 @@ def patroni_configuration(layout: Layout, name: str, number: int, passwords: Pas
             "connect_address": f"{HOST}:{layout.port(name)}",
             "data_dir": str(folder / "data"),
             "bin_dir": str(binaries()),
+            "custom_conf": str(folder / _BASE_FILE),
             "pgpass": str(folder / "pgpass"),
             "use_unix_socket": False,
             "authentication": {
@@ -222,7 +239,8 @@ async def node_state(interface_port: int) -> NodeState:
     except msgspec.MsgspecError as error:
         raise OSError("no answer of Patroni's") from error
     position = max(said.xlog.location, said.xlog.received_location, said.xlog.replayed_location)
-    return NodeState(said.role, said.replication_state or said.state, said.timeline or 0, position)
+    is_counted = said.quorum_standby or said.sync_standby
+    return NodeState(said.role, said.replication_state or said.state, said.timeline or 0, position, is_counted)
 
 
 class _Log(msgspec.Struct):
@@ -236,4 +254,6 @@ class _Said(msgspec.Struct):
     role: str = ""
     timeline: int | None = None
     replication_state: str | None = None
+    quorum_standby: bool = False
+    sync_standby: bool = False
     xlog: _Log = msgspec.field(default_factory=_Log)

@@ -40,6 +40,13 @@ This is about hosts and cables that are gone, of which nobody says so. The kerne
 frozen goes on acknowledging: that is for the watch to find out, by another host's having become the primary.
 """
 
+# The same the other way round: what a client that is gone has locked, its server lets go.
+_SERVER_SETTINGS = {
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": str(SILENCE_SECONDS - 2),
+    "tcp_user_timeout": str(SILENCE_SECONDS * 1000),
+}
 _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     # After two quiet seconds the other side is asked each second: one that waits for an answer notices too.
@@ -86,7 +93,7 @@ async def connect(
         port=None if host is None else host.port,
         timeout=timeout,
         command_timeout=command_timeout,
-        server_settings=dict(server_settings),
+        server_settings=_SERVER_SETTINGS | server_settings,
         target_session_attrs=SessionAttribute(wanted),
         connection_class=connection_class,
     )
