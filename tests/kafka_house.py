@@ -18,7 +18,7 @@ from holdfast.engines.kafka_jars import missing_tool
 from holdfast.engines.kafka_server import KafkaServers
 from holdfast.outbox.kafka import configuration
 from holdfast.outbox.relay import relay
-from holdfast.outbox.topics import TOPICS, ensure_topics
+from holdfast.outbox.topics import ensure_topics, topics_of
 from holdfast.settings import Settings
 
 
@@ -55,11 +55,11 @@ async def kafka(kafka_servers: KafkaServers, settings: Settings) -> Settings:
 def drop_topics(settings: Settings) -> None:
     """Deletes what an earlier test has left."""
     client = AdminClient(configuration(settings))
-    known = [name for name in client.list_topics(timeout=10).topics if name in TOPICS]
+    known = [name for name in client.list_topics(timeout=10).topics if name in topics_of(settings)]
     if known:
         for gone in client.delete_topics(known, operation_timeout=10).values():
             gone.result()
-    while set(client.list_topics(timeout=10).topics) & set(TOPICS):
+    while set(client.list_topics(timeout=10).topics) & set(topics_of(settings)):
         pass
 
 
@@ -132,7 +132,7 @@ async def is_published(pool: Pool) -> bool:
 def read_all(settings: Settings, topic: str) -> list[dict[str, Any]]:
     """Everything that stands in a topic, partition by partition, each in its order; undecodable things as they are."""
     client = Consumer(configuration(settings) | {"group.id": "tests", "auto.offset.reset": "earliest"})
-    partitions = [TopicPartition(topic, number, 0) for number in range(TOPICS[topic])]
+    partitions = [TopicPartition(topic, number, 0) for number in range(topics_of(settings)[topic])]
     ends = {one.partition: client.get_watermark_offsets(one, timeout=10)[1] for one in partitions}
     client.assign(partitions)
     found: dict[int, list[dict[str, Any]]] = {number: [] for number in ends}

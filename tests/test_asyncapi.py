@@ -34,7 +34,8 @@ from holdfast.outbox.events import (
     schema,
     stock_changed,
 )
-from holdfast.outbox.topics import TOPICS as ALL_TOPICS
+from holdfast.outbox.topics import topics_of
+from holdfast.settings import Settings
 
 FILE = Path(__file__).parent.parent / "docs" / "asyncapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
@@ -116,7 +117,8 @@ def test_a_consumer_reads_the_row_that_was_published(kind: str, message: Message
 def test_the_document_names_every_topic_type_and_schema() -> None:
     assert DOCUMENT["asyncapi"] == "3.0.0"
     channels = {channel["address"]: channel for channel in DOCUMENT["channels"].values()}
-    assert {address: channel["bindings"]["kafka"]["partitions"] for address, channel in channels.items()} == ALL_TOPICS
+    partitions = {address: channel["bindings"]["kafka"]["partitions"] for address, channel in channels.items()}
+    assert partitions == topics_of(Settings()), "what they have by default"
     for topic in (ORDERS, INVENTORY):
         names = {resolve(reference["$ref"])["name"] for reference in channels[topic]["messages"].values()}
         assert names == {f"holdfast.{kind}.v1" for kind, of in TOPICS.items() if of == topic}
@@ -130,7 +132,7 @@ def test_every_reference_leads_somewhere() -> None:
     for reference in found:
         assert resolve(reference) if reference.startswith("#") else (FILE.parent / reference).is_file()
     sent = {resolve(operation["channel"]["$ref"])["address"] for operation in DOCUMENT["operations"].values()}
-    assert sent == set(ALL_TOPICS)
+    assert sent == set(topics_of(Settings()))
 
 
 def resolve(reference: str) -> Any:

@@ -1,6 +1,7 @@
 """Micro-batches clock themselves, are bounded, and a commit in one is never cancelled."""
 
 import asyncio
+import time
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ class Bench:
         seconds_max: float = 5.0,
         wait_seconds_max: float | None = None,
         takes_seconds: float = 0.0,
+        apart_seconds: float = 0.0,
     ) -> None:
         self.batches: list[list[int]] = []
         self.cancelled = False
@@ -32,6 +34,7 @@ class Bench:
             waiting_max=waiting_max,
             seconds_max=seconds_max,
             wait_seconds_max=wait_seconds_max,
+            apart_seconds=apart_seconds,
         )
         self.takes_seconds = takes_seconds
 
@@ -52,6 +55,21 @@ async def test_an_idle_one_answers_at_once_and_a_busy_one_batches() -> None:
     assert answers == [0, 10, 20, 30, 40, 50]
     assert bench.batches == [[0, 1, 2, 3], [4, 5]]
     assert bench.batcher.waiting == 0
+
+
+async def test_batches_begin_apart_and_one_that_finds_it_idle_does_not_wait() -> None:
+    bench = Bench(size_max=100, apart_seconds=0.3)
+    began = time.monotonic()
+    assert await bench.batcher.submit(1) == 10
+    assert time.monotonic() - began < 0.2, "the first is not kept waiting"
+    assert await asyncio.gather(bench.batcher.submit(2), bench.batcher.submit(3)) == [20, 30]
+    assert time.monotonic() - began >= 0.3
+    assert bench.batches == [[1], [2, 3]]
+    await bench.batcher.drain()
+    await asyncio.sleep(0.35)
+    began = time.monotonic()
+    assert await bench.batcher.submit(4) == 40
+    assert time.monotonic() - began < 0.2
 
 
 async def test_one_bad_ask_fails_alone() -> None:

@@ -13,7 +13,7 @@ from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool
 from holdfast.engines.kafka_server import KafkaServers
 from holdfast.outbox.consume import Consumer, OutboxRow
-from holdfast.outbox.events import INVENTORY, ORDERS, PARTITIONS, schema
+from holdfast.outbox.events import INVENTORY, ORDERS, schema
 from holdfast.outbox.inventory_feed import follow_inventory
 from holdfast.outbox.kafka_consumer import consume_log
 from holdfast.outbox.relay import SQL, relay
@@ -47,7 +47,7 @@ async def test_every_change_is_published_once_in_order_by_a_type_with_a_schema(k
     for message in await asyncio.to_thread(read_all, kafka, ORDERS):
         order_id = ids.decode(ids.ORDER, message["key"].decode())
         assert order_id is not None
-        assert message["partition"] == order_id.bytes[15] % PARTITIONS
+        assert message["partition"] == order_id.bytes[15] % kafka.kafka_partitions
         assert message["headers"]["content-type"].startswith("application/cloudevents+json")
 
 

@@ -15,7 +15,7 @@ from holdfast.outbox import topics
 from holdfast.outbox.events import INVENTORY, ORDERS
 from holdfast.outbox.kafka import configuration
 from holdfast.outbox.relay import relay
-from holdfast.outbox.topics import TOPICS, ensure_topics
+from holdfast.outbox.topics import ensure_topics, topics_of
 from holdfast.settings import Settings, load_settings
 from kafka_house import drop_topics, running, until
 
@@ -25,7 +25,7 @@ async def test_missing_topics_are_made_and_good_ones_are_left(kafka: Settings) -
     await asyncio.to_thread(ensure_topics, kafka)
     client = AdminClient(configuration(kafka))
     known = client.list_topics(timeout=10).topics
-    assert {name: len(known[name].partitions) for name in TOPICS} == TOPICS
+    assert {name: len(known[name].partitions) for name in topics_of(kafka)} == topics_of(kafka)
     assert len(known[ORDERS].partitions) == len(known[INVENTORY].partitions) == 16
 
 
@@ -33,7 +33,8 @@ async def test_missing_topics_are_made_and_good_ones_are_left(kafka: Settings) -
     ("wanted", "partitions", "config", "sentence"),
     [
         ({"kafka_replication": 2}, 16, {}, "too little replication, 1 copies instead of 2: give it more"),
-        ({}, 8, {}, "has 8 partitions and must have 16: delete it"),
+        ({}, 8, {}, "has 8 partitions and must have 16: say so in HOLDFAST_KAFKA_PARTITIONS"),
+        ({"kafka_partitions": 4}, 16, {}, "has 16 partitions and must have 4: say so"),
         ({"kafka_replication": 1, "kafka_min_insync": 2}, 16, {}, "min.insync.replicas 1 instead of 2: raise it"),
         ({}, 16, {"unclean.leader.election.enable": "true"}, "may lose events: set it to false"),
     ],
@@ -44,7 +45,7 @@ async def test_a_topic_that_would_lose_events_is_refused_with_the_sentence_that_
     def make_by_hand() -> None:
         made = [
             NewTopic(name, num_partitions=partitions if number > 1 else 1, replication_factor=1, config=config)
-            for name, number in TOPICS.items()
+            for name, number in topics_of(kafka).items()
         ]
         client = AdminClient(configuration(kafka))
         for topic in client.create_topics(made).values():

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     """While somebody has waited so long for their turn, whoever comes is told to come back (503)."""
     batch_orders_max: int = Field(default=256, ge=1, le=2000)
     """At most what one call of the gate takes."""
+    batch_apart_seconds: float = Field(default=0.0, ge=0, le=1)
+    """A batch begins at the earliest so long after the one before it, where that was shorter: each costs the engines
+    something, whatever is in it. One that comes to an idle process is not kept waiting."""
     lease_seconds: int = Field(default=30, ge=1, le=30)
     catalogue_seconds: float = Field(default=0.5, gt=0, le=10)
     """How old the tiers, windows and limits that admission looks at may be."""
@@ -137,6 +140,9 @@ class Settings(BaseSettings):
     """Copies of each topic that is created; a topic that has fewer is refused."""
     kafka_min_insync: int = Field(default=2, ge=1, le=7)
     """Copies that must have an event before it counts as published."""
+    kafka_partitions: int = Field(default=16, ge=4, le=256, multiple_of=4)
+    """Of each topic of events, all processes alike. Each message to a broker is about one partition: the fewer there
+    are, the less it costs, and the more, the more consumers can share the work."""
     consumer_tries_max: int = Field(default=5, ge=1, le=100)
     """How often an event that cannot be handled is tried before it goes to the dead letters."""
 

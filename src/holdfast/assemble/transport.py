@@ -37,8 +37,8 @@ def is_mailed(settings: Settings) -> bool:
 
 
 async def open_progress(settings: Settings) -> Pool:
-    """The pool on which consumers record how far they have come. Nobody waits for a disk or a standby to have that: what
-    is lost of it with a primary is lost with its effect, or is done again, which does no harm."""
+    """The pool on which consumers record how far they have come. Nobody waits for a disk or a standby to have that:
+    what is lost of it with a primary is lost with its effect, or is done again, which does no harm."""
     return await open_pool(settings, BY_KEY | {"synchronous_commit": "off"})
 
 

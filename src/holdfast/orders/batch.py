@@ -93,6 +93,7 @@ class Batcher(Generic[Ask, Answer]):
         waiting_max: int,
         seconds_max: float,
         wait_seconds_max: float | None = None,
+        apart_seconds: float = 0.0,
     ) -> None:
         self.name = name
         self.is_stalled = False
@@ -101,6 +102,7 @@ class Batcher(Generic[Ask, Answer]):
         self._waiting_max = waiting_max
         self._seconds_max = seconds_max
         self._wait_seconds_max = wait_seconds_max
+        self._apart_seconds = apart_seconds
         self._batch_seconds = 0.0
         """How long the last batch took."""
         self._began = 0.0
@@ -168,6 +170,9 @@ class Batcher(Generic[Ask, Answer]):
                     loop.call_soon(_settle, answered)
                 else:
                     _settle(answered)
+                rest = self._began + self._apart_seconds - monotonic_seconds()
+                if rest > 0:
+                    await asyncio.sleep(rest)
                 if not self._queue:
                     return
         finally:

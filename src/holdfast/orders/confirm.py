@@ -88,9 +88,15 @@ class Confirm:
             waiting_max=waiting_max,
             seconds_max=seconds_max,
             wait_seconds_max=settings.purchase_wait_seconds_max,
+            apart_seconds=settings.batch_apart_seconds,
         )
         self._sell_batches: Batcher[Paid, Sold] = Batcher(
-            "sell", self._sell, size_max=size_max, waiting_max=later_max, seconds_max=seconds_max
+            "sell",
+            self._sell,
+            size_max=size_max,
+            waiting_max=later_max,
+            seconds_max=seconds_max,
+            apart_seconds=settings.batch_apart_seconds,
         )
         self._late_batches: Batcher[Paid, Sold] = Batcher(
             "sell late", self._sell_late, size_max=1, waiting_max=later_max, seconds_max=seconds_max

@@ -65,6 +65,7 @@ class Reserve:
                 waiting_max=self._waiting_max,
                 seconds_max=seconds_max,
                 wait_seconds_max=settings.purchase_wait_seconds_max,
+                apart_seconds=settings.batch_apart_seconds,
             )
 
         self._purchases = batches("purchases", self._buy)

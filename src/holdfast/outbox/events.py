@@ -21,11 +21,9 @@ ORDERS = "holdfast.orders"
 INVENTORY = "holdfast.inventory"
 DEAD_LETTERS = "holdfast.dead-letters"
 
-PARTITIONS = 16
-"""Of ORDERS and INVENTORY each. The last byte of a key names its partition, so that the number cannot be changed while
-events are under way."""
 LANES = 4
-"""What is written by one owner at a time: the partitions with the same last two bits."""
+"""What is written by one owner at a time: what is about ids with the same last two bits. The number of partitions of a
+topic is a multiple of it, so that each partition belongs to one lane."""
 LANE_NAMES = tuple(f"relay-{lane}" for lane in range(LANES))
 """The lanes, as readers of the outbox."""
 
@@ -133,7 +131,8 @@ class Message(NamedTuple):
     """What goes to Kafka."""
 
     topic: str
-    partition: int
+    slot: int
+    """0 to 255. As many partitions as a topic has share the slots evenly: what is of one slot stays in order."""
     key: bytes
     value: bytes
 
@@ -222,9 +221,9 @@ _encoder = msgspec.json.Encoder()
 
 def _message(kind: str, event_id: str, row: OutboxRow, data: OrderData | EventData | StockData) -> Message:
     if isinstance(data, OrderData):
-        subject, partition = data.order_id, row.subject.bytes[15] % PARTITIONS
+        subject, slot = data.order_id, row.subject.bytes[15]
     else:
-        subject, partition = data.event_id, row.scope.bytes[15] % PARTITIONS
+        subject, slot = data.event_id, row.scope.bytes[15]
     event = CloudEvent(
         id=event_id,
         type=f"holdfast.{kind}.v{VERSION}",
@@ -237,7 +236,7 @@ def _message(kind: str, event_id: str, row: OutboxRow, data: OrderData | EventDa
         entityversion=row.version,
         data=data,
     )
-    return Message(TOPICS[kind], partition, subject.encode(), _encoder.encode(event))
+    return Message(TOPICS[kind], slot, subject.encode(), _encoder.encode(event))
 
 
 def _kind_of(type_name: str) -> tuple[str, int]:

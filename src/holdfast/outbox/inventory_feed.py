@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from holdfast.outbox.consume import wait
-from holdfast.outbox.events import EVENT_KINDS, INVENTORY, PARTITIONS, StockData, decode, decode_stock
+from holdfast.outbox.events import EVENT_KINDS, INVENTORY, StockData, decode, decode_stock
 from holdfast.outbox.kafka import GATHERED, configuration
 from holdfast.settings import Settings
 
@@ -84,7 +84,8 @@ class _Feed:
                 **GATHERED,
             }
         )
-        self._kafka.assign([TopicPartition(INVENTORY, partition, OFFSET_END) for partition in range(PARTITIONS)])
+        partitions = range(settings.kafka_partitions)
+        self._kafka.assign([TopicPartition(INVENTORY, partition, OFFSET_END) for partition in partitions])
 
     def read(self) -> list[KafkaMessage]:
         """Some messages as soon as there is one; none after a while."""

@@ -33,6 +33,7 @@ class Publisher:
 
     def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
         self._stop = stop
+        self._partitions = settings.kafka_partitions
         self._producer = Producer(
             configuration(settings)
             | {
@@ -94,7 +95,8 @@ class Publisher:
                 failed.append(error)
 
         all_headers = [*_HEADERS, *headers]
-        for topic, partition, key, value in messages:
+        for topic, slot, key, value in messages:
+            partition = slot % self._partitions
             while not failed and not self._abandoned.is_set():
                 try:
                     self._producer.produce(

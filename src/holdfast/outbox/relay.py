@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException
 
 from holdfast import ids
 from holdfast.clock import monotonic_seconds
-from holdfast.engines.database import AWAY, BY_KEY, Connection, Pool, load_statements, open_pool
+from holdfast.engines.database import AWAY, BY_KEY, Connection, load_statements, open_pool
 from holdfast.errors import Busy, Mendable
 from holdfast.outbox.consume import OutboxRow, Overtaken, wait
 from holdfast.outbox.direct import SQL as OUTBOX

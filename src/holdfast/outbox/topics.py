@@ -9,15 +9,17 @@ from confluent_kafka.cimpl import NewTopic
 
 from holdfast import clock
 from holdfast.errors import Mendable
-from holdfast.outbox.events import DEAD_LETTERS, INVENTORY, ORDERS, PARTITIONS
+from holdfast.outbox.events import DEAD_LETTERS, INVENTORY, ORDERS
 from holdfast.outbox.kafka import configuration
 from holdfast.settings import Settings
 
-TOPICS = {ORDERS: PARTITIONS, INVENTORY: PARTITIONS, DEAD_LETTERS: 1}
-"""Each topic with its number of partitions."""
-
 RETENTION_SECONDS = 7 * 86400
 _ANSWER_SECONDS_MAX = 10.0
+
+
+def topics_of(settings: Settings) -> dict[str, int]:
+    """Each topic with its number of partitions."""
+    return {ORDERS: settings.kafka_partitions, INVENTORY: settings.kafka_partitions, DEAD_LETTERS: 1}
 
 
 def ensure_topics(settings: Settings) -> None:
@@ -38,7 +40,7 @@ def ensure_topics(settings: Settings) -> None:
                 "unclean.leader.election.enable": "false",
             },
         )
-        for name, partitions in TOPICS.items()
+        for name, partitions in topics_of(settings).items()
         if name not in known
     ]
     if missing:
@@ -58,18 +60,19 @@ def ensure_topics(settings: Settings) -> None:
 
 def check_topics(settings: Settings, client: AdminClient) -> None:
     """Refuses topics that have too few copies, may lose events, or have another number of partitions."""
+    topics = topics_of(settings)
     known = client.list_topics(timeout=_ANSWER_SECONDS_MAX).topics
-    if missing := [name for name in TOPICS if name not in known]:
+    if missing := [name for name in topics if name not in known]:
         raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"There is no topic {missing[0]}"))
-    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in TOPICS]
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics]
     answers = client.describe_configs(resources, request_timeout=_ANSWER_SECONDS_MAX)
     configured = {resource.name: answer.result() for resource, answer in answers.items()}
-    for name, partitions in TOPICS.items():
+    for name, partitions in topics.items():
         found = known[name].partitions
         if len(found) != partitions:
             raise Mendable(
                 f"Topic {name} has {len(found)} partitions and must have {partitions}: "
-                "delete it, or name another cluster in HOLDFAST_KAFKA_URL."
+                "say so in HOLDFAST_KAFKA_PARTITIONS, or delete it and lose what nobody has read."
             )
         copies = min(len(partition.replicas) for partition in found.values())
         if copies < settings.kafka_replication:

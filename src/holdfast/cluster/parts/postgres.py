@@ -73,8 +73,8 @@ _OF_A_CLUSTER: Mapping[str, str] = {
 
 
 # What holds while Patroni names no standbys: right after a cluster was made, and after a primary that crashed before it
-# had met one has come back. Patroni then takes the setting out, in spite of the strict rule, and what is acknowledged in
-# that second would be on one machine alone. It stands in the file that Patroni's own settings come after.
+# had met one has come back. Patroni then takes the setting out, in spite of the strict rule, and what is acknowledged
+# in that second would be on one machine alone. It stands in the file that Patroni's own settings come after.
 _BASE = """\
 synchronous_standby_names = 'ANY 1 (*)'
 timezone = 'UTC'

@@ -93,7 +93,7 @@ async def connect(
         port=None if host is None else host.port,
         timeout=timeout,
         command_timeout=command_timeout,
-        server_settings=_SERVER_SETTINGS | server_settings,
+        server_settings={**_SERVER_SETTINGS, **server_settings},
         target_session_attrs=SessionAttribute(wanted),
         connection_class=connection_class,
     )
