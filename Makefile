@@ -54,7 +54,8 @@ test: $(DEV)
 	$(TEST)
 
 test-slow: $(DEV)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not alone" -n 2 --dist loadfile
+	$(BIN)/pytest -m alone
 
 check: $(DEV)
 	$(BIN)/ruff format --check

@@ -17,7 +17,7 @@ from holdfast.errors import Mendable
 from running_up import command, environment_of
 
 # Its parts (the client, the seeding, the audit) are tested by themselves in `make test`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 KEYS = {"case", "rate", "noop", "ratio", "p50_ms", "p99_ms", "p999_ms", "cpu_us_per_order", "void"}
 CASES = ["noop", "reserve", "confirm", "purchase"]

@@ -22,7 +22,7 @@ from holdfast.engines.kafka_jars import cache_folder
 from holdfast.errors import Mendable
 from running_up import command, environment_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 READY_SECONDS_MAX = 300
 """Kafka's jars may have to be fetched first; and the machine may have other things to do."""

@@ -17,7 +17,12 @@ from holdfast.errors import Mendable
 RATE = 100
 """A third of what the full forms have: what else the machine does meanwhile is not known here."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

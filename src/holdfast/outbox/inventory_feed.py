@@ -13,7 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from holdfast.outbox.consume import wait
 from holdfast.outbox.events import EVENT_KINDS, INVENTORY, StockData, decode, decode_stock
-from holdfast.outbox.kafka import GATHERED, configuration
+from holdfast.outbox.kafka import configuration, gathered
 from holdfast.settings import Settings
 
 _MESSAGES_MAX = 500
@@ -81,7 +81,7 @@ class _Feed:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest",
                 "queued.max.messages.kbytes": 4096,
-                **GATHERED,
+                **gathered(settings),
             }
         )
         partitions = range(settings.kafka_partitions)

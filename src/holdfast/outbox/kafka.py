@@ -6,9 +6,10 @@ from holdfast.settings import KAFKA_URL, Settings
 
 Configuration = dict[str, str | int | float | bool]
 
-GATHERED: Configuration = {"fetch.min.bytes": 65_536, "fetch.wait.max.ms": 250}
-"""For readers: a broker keeps what is new for a moment. Asking it once for each event costs everyone more than the
-events do."""
+def gathered(settings: Settings) -> Configuration:
+    """For readers: a broker keeps what is new for a moment, as long as the relay does. Asking it once for each event
+    costs everyone more than the events do."""
+    return {"fetch.min.bytes": 65_536, "fetch.wait.max.ms": max(50, int(settings.publish_poll_seconds * 1000))}
 
 
 def configuration(settings: Settings) -> Configuration:

@@ -21,7 +21,7 @@ from holdfast.errors import Busy
 from holdfast.outbox.consume import AnyConsumer, OutboxRow, Overtaken, deliver, wait
 from holdfast.outbox.dead_letters import bury, bury_unread
 from holdfast.outbox.events import DEAD_LETTERS, TOPICS, Message, decode
-from holdfast.outbox.kafka import GATHERED, configuration
+from holdfast.outbox.kafka import configuration, gathered
 from holdfast.outbox.publisher import Publisher
 from holdfast.settings import Settings
 
@@ -84,7 +84,7 @@ class _Reader:
                 # A consumer that waits for its database is still there.
                 "max.poll.interval.ms": 900_000,
                 "queued.max.messages.kbytes": 16_384,
-                **GATHERED,
+                **gathered(settings),
             }
         )
 
