@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from holdfast.cli.main import COMMANDS, build_app
 from holdfast.cluster.layout import GATE_NODES, KAFKA_NODES, POSTGRES_NODES, SERVICES
 from holdfast.cluster.logins import GROUPS
-from holdfast.cluster.parts.postgres import rules
+from holdfast.cluster.parts.postgres import BASE, rules
 from holdfast.cluster.parts.services import WORKERS
 from holdfast.engines.kafka_jars import _version
 from holdfast.engines.postgres_server import INITDB_OPTIONS
@@ -133,6 +133,8 @@ def test_the_versions_are_those_that_are_tested(compose: dict[str, Any]) -> None
 
 def test_patroni_has_the_same_rules() -> None:
     told = yaml.safe_load((DEPLOY / "postgres" / "patroni.yaml").read_text())
+    base = DEPLOY / "postgres" / Path(told["postgresql"]["custom_conf"]).name
+    assert base.read_text().endswith(f"\n{BASE}")
     assert told["bootstrap"]["dcs"] == rules()
     assert {key: value for one in told["bootstrap"]["initdb"][:-1] for key, value in one.items()} == dict(
         INITDB_OPTIONS

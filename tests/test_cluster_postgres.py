@@ -169,7 +169,9 @@ async def test_with_no_standby_left_writes_wait_until_one_is_back(trio: Trio) ->
 
 
 async def test_without_the_strict_rule_a_write_would_stand_on_one_node_alone(trio: Trio) -> None:
-    """The control of the test above."""
+    """The control of the test above: neither Patroni's rule, nor what holds while Patroni names no standby."""
+    for node in trio.layout.postgres:
+        (trio.layout.folder(node) / "base.conf").write_text("")
     user = ("patroni", PASSWORDS.interface)
     rule = {"synchronous_mode_strict": False}
     assert (await ask(trio.layout.port("patroni-1"), "/config", rule, method="PATCH", user=user)).status == 200

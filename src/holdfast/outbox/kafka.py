@@ -6,6 +6,7 @@ from holdfast.settings import KAFKA_URL, Settings
 
 Configuration = dict[str, str | int | float | bool]
 
+
 def gathered(settings: Settings) -> Configuration:
     """For readers: a broker keeps what is new for a moment, as long as the relay does. Asking it once for each event
     costs everyone more than the events do."""

@@ -100,6 +100,7 @@ class _Owner:
     async def run(self) -> None:
         """Publishes until told to stop, or until the connection or the publisher is lost."""
         try:
+            await self._connection.execute(SQL["lose_when_silent"], f"{_SILENT_SECONDS_MAX}s")
             look_at = monotonic_seconds()
             while not self._stop.is_set():
                 if len(self._places) < LANES and monotonic_seconds() >= look_at:

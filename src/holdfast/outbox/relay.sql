@@ -47,3 +47,8 @@ SELECT pg_current_wal_insert_lsn()::text
 -- name: stock
 SELECT s.event_id, s.tier_id, s.capacity, s.held, s.sold FROM tickets.stock s WHERE s.event_id = ANY ($1::uuid[])
 ORDER BY s.event_id, s.tier_id
+
+-- name: lose_when_silent
+-- A relay that freezes in the middle of an exchange is not idle to the server: it is in a transaction, each of which takes
+-- milliseconds here. Servers before 17 cannot end that one, and the relay keeps its lanes until it goes on.
+SELECT set_config('transaction_timeout', $1, false) WHERE current_setting('server_version_num')::integer >= 170000

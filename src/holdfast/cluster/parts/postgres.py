@@ -75,11 +75,7 @@ _OF_A_CLUSTER: Mapping[str, str] = {
 # What holds while Patroni names no standbys: right after a cluster was made, and after a primary that crashed before it
 # had met one has come back. Patroni then takes the setting out, in spite of the strict rule, and what is acknowledged
 # in that second would be on one machine alone. It stands in the file that Patroni's own settings come after.
-_BASE = """\
-synchronous_standby_names = 'ANY 1 (*)'
-timezone = 'UTC'
-log_timezone = 'UTC'
-"""
+BASE = "synchronous_standby_names = 'ANY 1 (*)'\n"
 _BASE_FILE = "base.conf"
 # Patroni's own bookkeeping, such as the roles of a cluster that it has just made, waits for nobody.
 _PATRONI_OPTIONS = "-c synchronous_commit=local"
@@ -165,7 +161,7 @@ def _member(layout: Layout, name: str, number: int, passwords: Passwords) -> Pos
         # JSON is YAML. It holds passwords.
         file = folder / "patroni.json"
         file.touch(mode=0o600)
-        (folder / _BASE_FILE).write_text(_BASE)
+        (folder / _BASE_FILE).write_text(BASE)
         file.write_text(json.dumps(patroni_configuration(layout, name, number, passwords), indent=1))
         return [*unprivileged_prefix(), *leash("TERM"), sys.executable, "-P", "-m", "patroni", str(file)]
 
