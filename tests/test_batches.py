@@ -62,7 +62,7 @@ async def test_batches_begin_apart_and_one_that_finds_it_idle_does_not_wait() ->
     began = time.monotonic()
     assert await bench.batcher.submit(1) == 10
     assert time.monotonic() - began < 0.2, "the first is not kept waiting"
-    assert await asyncio.gather(bench.batcher.submit(2), bench.batcher.submit(3)) == [20, 30]
+    assert [*await asyncio.gather(bench.batcher.submit(2), bench.batcher.submit(3))] == [20, 30]
     assert time.monotonic() - began >= 0.3
     assert bench.batches == [[1], [2, 3]]
     await bench.batcher.drain()

@@ -141,6 +141,21 @@ async def test_control_without_the_comparison_both_record_it(
     assert await pool.fetchval("SELECT count(*) FROM book") > 0
 
 
+async def test_what_was_lost_with_a_primary_is_read_again(kafka: Settings, pool: Pool, book: Book) -> None:
+    event = await put_on_sale(pool, 1000)
+    await write_orders(pool, event, 100)
+    async with relaying(kafka), running(lambda stop: consume_log(kafka, pool, book.recorder, stop)):
+        await until(book.has(100))
+        # As on a standby that is promoted without what was recorded last.
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("DELETE FROM book")
+            await connection.execute("UPDATE outbox.positions SET next_offset = 0, xid = '0', number = 0")
+        await write_orders(pool, event, 100)
+        await until(book.has(200))
+        assert await book.doubled() == 0
+        assert await book.disordered() == 0
+
+
 async def test_a_second_process_takes_its_share_in_mid_batch(kafka: Settings, pool: Pool, book: Book) -> None:
     event = await put_on_sale(pool, 100)
     other = Book(pool)

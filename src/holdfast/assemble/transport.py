@@ -37,8 +37,12 @@ def is_mailed(settings: Settings) -> bool:
 
 
 async def open_progress(settings: Settings) -> Pool:
-    """The pool on which consumers record how far they have come. Nobody waits for a disk or a standby to have that:
-    what is lost of it with a primary is lost with its effect, or is done again, which does no harm."""
+    """The pool on which a Consumer records how far it has come. Nobody waits for a disk or a standby to have that: what
+    is lost of it with a primary is done again, which does no harm.
+
+    Not for a Recorder. A primary that was replaced and does not know it yet would take its effect, and nobody would
+    miss it on the new one before the next event comes.
+    """
     return await open_pool(settings, BY_KEY | {"synchronous_commit": "off"})
 
 

@@ -61,9 +61,9 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
     if "stats" in loops:
-        loops["stats"] = [_count(settings, pool, progress, stop), forget_sales(settings, pool, stop)]
+        loops["stats"] = [_count(settings, pool, stop), forget_sales(settings, pool, stop)]
     if mail is not None:
-        loops["notify"] = _notify(settings, pool, progress, mail, stop)
+        loops["notify"] = _notify(settings, pool, mail, stop)
     if "reconcile" in loops:
         loops["reconcile"] = [_reconcile(settings, pool, gate, stop)]
     try:
@@ -78,9 +78,9 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         await pool.close()
 
 
-async def _count(settings: Settings, pool: Pool, progress: Pool, stop: asyncio.Event) -> None:
+async def _count(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:
     if is_published(settings):
-        await run_consumer(settings, progress, stats_consumer(), stop)
+        await run_consumer(settings, pool, stats_consumer(), stop)
         return
     async with asyncio.TaskGroup() as group:
         group.create_task(count_sales(settings, pool, stop))
@@ -88,10 +88,10 @@ async def _count(settings: Settings, pool: Pool, progress: Pool, stop: asyncio.E
 
 
 def _notify(
-    settings: Settings, pool: Pool, progress: Pool, mail: MailServer, stop: asyncio.Event
+    settings: Settings, pool: Pool, mail: MailServer, stop: asyncio.Event
 ) -> list[Coroutine[object, object, None]]:
     return [
-        run_consumer(settings, progress, notify_consumer(), stop),
+        run_consumer(settings, pool, notify_consumer(), stop),
         announce_cancellations(settings, pool, stop),
         forget_letters(settings, pool, stop),
         *(send_letters(settings, pool, mail, stop) for _ in range(settings.mail_connections_max)),

@@ -52,7 +52,7 @@ async def consume_log(settings: Settings, pool: Pool, consumer: AnyConsumer, sto
         reader = _Reader(settings, pool, consumer, stop)
         try:
             await reader.run()
-        except (*AWAY, Busy) as error:
+        except (*AWAY, Busy, Overtaken) as error:
             _log.warning("consumer waits", consumer=consumer.name, error=type(error).__name__)
         except KafkaException as error:
             _log.warning("consumer waits for Kafka", consumer=consumer.name, error=str(error.args[0]))
@@ -143,7 +143,10 @@ class _Reader:
         except (*AWAY, Busy) as error:
             _log.warning("consumer waits", consumer=self.consumer.name, error=type(error).__name__)
         # Whether the last transaction was committed, and where others have come to, PostgreSQL knows.
-        await self._look_up(list(self.places))
+        before = dict(self.places)
+        await self._look_up(list(before))
+        if any(self.places[one].next_offset < place.next_offset for one, place in before.items() if one in self.places):
+            raise Overtaken("a primary was lost with the last of the progress: what came since is read again")
         return False
 
     async def _work_off(self) -> bool:
