@@ -33,6 +33,18 @@ _IF_NONE_MATCH = {
     "description": "The ETag of the answer that is at hand.",
     "schema": {"type": "string"},
 }
+_POSITION = "Holdfast-Position"
+_POSITION_MARK = {
+    "description": "Where the database's log ended when it was done, where there are replicas: a read that brings it "
+    "along sees this, whichever of them answers. Without it whoever is signed in sees what they did all the same.",
+    "schema": {"type": "string"},
+}
+_POSITION_ASKED = {
+    "name": _POSITION,
+    "in": "header",
+    "description": "What the reply to a write carried.",
+    "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$"},
+}
 _CURSOR = {"name": "cursor", "in": "query", "schema": {"type": "string"}}
 
 
@@ -157,7 +169,7 @@ _ORDER_PATHS: dict[str, Any] = {
                 "An order (ord_…), or a user's orders, newest first (usr_…). One's own, or any for an administrator.",
                 "orders",
                 {"200": ("The order, or a page of orders", None)},
-                parameters=[_id("id", "An order or a user.", "ord|usr"), _LIMIT, _CURSOR],
+                parameters=[_id("id", "An order or a user.", "ord|usr"), _LIMIT, _CURSOR, _POSITION_ASKED],
             ),
         }
     },
@@ -165,6 +177,10 @@ _ORDER_PATHS: dict[str, Any] = {
 _ORDER_PATHS["/orders/{id}"]["get"]["responses"]["200"]["content"] = {
     "application/json": {"schema": {"oneOf": [{"$ref": _REF.format(name=name)} for name in ("Order", "OrderPage")]}}
 }
+for _path in ("/orders/create", "/orders/{order_id}/confirm", "/orders/{order_id}/cancel"):
+    for _status, _response in _ORDER_PATHS[_path]["post"]["responses"].items():
+        if _status.startswith("2"):
+            _response["headers"] = {_POSITION: _POSITION_MARK}
 _TICKET_PATHS: dict[str, Any] = {
     "/events/{event_id}/tickets": {
         "get": _operation(
