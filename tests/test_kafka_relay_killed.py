@@ -9,13 +9,15 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from box_office import Event, put_on_sale
-from holdfast.engines.database import Connection, Pool
+from holdfast.engines.database import AWAY, Connection, Pool
 from holdfast.outbox import relay as relay_module
 from holdfast.outbox.consume import OutboxRow, Recorder
-from holdfast.outbox.events import ORDERS
+from holdfast.outbox.direct import SQL as OUTBOX
+from holdfast.outbox.events import LANE_NAMES, ORDERS
 from holdfast.outbox.kafka_consumer import consume_log
 from holdfast.settings import ENV_PREFIX, Settings
 from kafka_house import events_in, is_published, relaying, running, until, write_orders
@@ -100,7 +102,7 @@ async def test_a_relay_is_killed_in_mid_batch_again_and_again(kafka: Settings, p
     assert versions_of(found) == each(orders)
 
 
-async def overtake(kafka: Settings, pool: Pool, folder: Path, end_its_sessions: bool) -> list[str]:
+async def overtake(kafka: Settings, pool: Pool, folder: Path) -> list[str]:
     """A relay is frozen, loses its lanes, and goes on when another has them. The orders that were sold meanwhile."""
     event = await put_on_sale(pool, 100)
     async with selling(pool, event) as orders:
@@ -108,11 +110,6 @@ async def overtake(kafka: Settings, pool: Pool, folder: Path, end_its_sessions: 
         try:
             await until(lambda: has_begun(pool))
             zombie.send(signal.SIGSTOP)
-            if end_its_sessions:
-                await pool.execute(
-                    "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-                    "WHERE l.locktype = 'advisory' AND d.datname = current_database() AND l.pid <> pg_backend_pid()"
-                )
             async with relaying(kafka):
                 await has_begun(pool)
                 await until(lambda: has_begun(pool))
@@ -126,7 +123,10 @@ async def overtake(kafka: Settings, pool: Pool, folder: Path, end_its_sessions: 
     return orders
 
 
-async def test_a_frozen_relay_that_was_overtaken_does_no_harm(kafka: Settings, pool: Pool, tmp_path: Path) -> None:
+async def test_a_frozen_relay_that_was_overtaken_does_no_harm(
+    kafka: Settings, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_SILENT_SECONDS_MAX", 1)
     await pool.execute("CREATE TABLE book (event_id text, subject uuid, kind text)")
 
     async def record(rows: Sequence[OutboxRow], connection: Connection) -> None:
@@ -136,7 +136,7 @@ async def test_a_frozen_relay_that_was_overtaken_does_no_harm(kafka: Settings, p
 
     recorder = Recorder("stats", LIFE, record)
     async with running(lambda stop: consume_log(kafka, pool, recorder, stop)):
-        orders = await overtake(kafka, pool, tmp_path, end_its_sessions=True)
+        orders = await overtake(kafka, pool, tmp_path)
 
         async def all_recorded() -> bool:
             return bool(await pool.fetchval("SELECT count(*) FROM book") >= 3 * len(orders))
@@ -148,10 +148,46 @@ async def test_a_frozen_relay_that_was_overtaken_does_no_harm(kafka: Settings, p
     assert tuple(counted) == (3 * len(orders), 3 * len(orders))
 
 
-@pytest.mark.slow
-async def test_the_server_ends_the_lock_of_a_relay_of_which_nothing_is_heard(
-    kafka: Settings, pool: Pool, tmp_path: Path
+async def hold_lanes(connection: Connection) -> None:
+    """Owns all lanes."""
+    for name in LANE_NAMES:
+        assert await connection.fetchval(OUTBOX["lock"], name)
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["idle", "in the middle of an answer"])
+async def test_an_owner_of_which_nothing_is_heard_loses_its_lanes(
+    kafka: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, reads: bool
 ) -> None:
-    assert relay_module._SILENT_SECONDS_MAX <= 10
-    orders = await overtake(kafka, pool, tmp_path, end_its_sessions=False)
-    assert versions_of(await asyncio.to_thread(events_in, kafka, ORDERS)) == each(orders)
+    monkeypatch.setattr(relay_module, "_SILENT_SECONDS_MAX", 1)
+    await write_orders(pool, await put_on_sale(pool, 100), 1, *LIFE)
+    silent = await asyncpg.connect(kafka.database_url.get_secret_value())
+    await hold_lanes(silent)
+    asked = None
+    if not reads:
+        silent._transport.pause_reading()  # type: ignore[attr-defined]  # nothing public freezes a connection
+        asked = asyncio.create_task(silent.fetch("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"))
+    async with relaying(kafka):
+        await until(lambda: is_published(pool))
+    if asked is not None:
+        silent._transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises(AWAY):
+            await asked
+    with pytest.raises(AWAY):
+        await silent.execute("SELECT 1")
+
+
+async def test_an_owner_that_says_something_keeps_its_lanes(
+    kafka: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_SILENT_SECONDS_MAX", 1)
+    await write_orders(pool, await put_on_sale(pool, 100), 1, *LIFE)
+    alive = await asyncpg.connect(kafka.database_url.get_secret_value())
+    try:
+        await hold_lanes(alive)
+        async with relaying(kafka):
+            for _ in range(12):
+                await asyncio.sleep(0.25)
+                await alive.execute("SELECT 1")
+            assert not await is_published(pool)
+    finally:
+        await alive.close()

@@ -1,8 +1,9 @@
 """Publishes the outbox to Kafka.
 
 What is about one order or event belongs to one lane, and each lane has one owner at a time, however many relays run:
-whoever has its advisory lock, on a connection that the server ends when nothing is heard of it. A relay publishes what
-is new in all lanes that it owns in one go, since each look at the outbox and each message to a broker has its price.
+whoever has its advisory lock. An owner of which nothing is heard any more is frozen or cut off: the relay that wants
+its lanes has the server end its session. A relay publishes what is new in all lanes that it owns in one go, since each
+look at the outbox and each message to a broker has its price.
 
 Progress is recorded when Kafka has the events; a lane that changes hands begins where it was recorded, so that an event
 may be published twice, and each one's first time is in order. That holds with a former owner too who does not know yet
@@ -51,7 +52,7 @@ ROWS_MAX = 4000
 _OWNER_RETRY_SECONDS = 1.0
 _TOPICS_RETRY_SECONDS = 5.0
 _SILENT_SECONDS_MAX = 10
-"""After so long without a word the server ends a relay's connection, and with it its locks: it is frozen."""
+"""After so long without a word an owner is frozen: one that lives says something each second, also without Kafka."""
 
 _MAKE_STOCK_NEW = (*ORDER_STATUSES, *EVENT_KINDS)
 
@@ -72,8 +73,7 @@ async def relay(settings: Settings, stop: asyncio.Event) -> None:
         except KafkaException as error:
             _log.warning("relay waits for Kafka", error=str(error.args[0]))
         await wait(stop, _TOPICS_RETRY_SECONDS)
-    server_settings = {"idle_session_timeout": f"{_SILENT_SECONDS_MAX}s", "synchronous_commit": "off"}
-    pool = await open_pool(settings, BY_KEY | server_settings)
+    pool = await open_pool(settings, BY_KEY | {"synchronous_commit": "off"})
     try:
         while not stop.is_set():
             try:
@@ -100,7 +100,6 @@ class _Owner:
     async def run(self) -> None:
         """Publishes until told to stop, or until the connection or the publisher is lost."""
         try:
-            await self._connection.execute(SQL["lose_when_silent"], f"{_SILENT_SECONDS_MAX}s")
             look_at = monotonic_seconds()
             while not self._stop.is_set():
                 if len(self._places) < LANES and monotonic_seconds() >= look_at:
@@ -119,6 +118,9 @@ class _Owner:
             if lane not in self._places and await self._connection.fetchval(OUTBOX["lock"], LANE_NAMES[lane]):
                 xid, number = await progress_of(self._connection, LANE_NAMES[lane])
                 self._places[lane] = int(xid), number
+        if len(self._places) < LANES:
+            for pid in await self._connection.fetch(SQL["end_silent"], LANE_NAMES, _SILENT_SECONDS_MAX):
+                _log.warning("relay ends one that has lanes and is silent", backend=pid["pid"])
 
     async def _step(self) -> int:
         """Publishes what is new in the lanes: how many rows of the outbox were looked at."""

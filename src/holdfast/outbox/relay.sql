@@ -48,7 +48,13 @@ SELECT pg_current_wal_insert_lsn()::text
 SELECT s.event_id, s.tier_id, s.capacity, s.held, s.sold FROM tickets.stock s WHERE s.event_id = ANY ($1::uuid[])
 ORDER BY s.event_id, s.tier_id
 
--- name: lose_when_silent
--- A relay that freezes in the middle of an exchange is not idle to the server: it is in a transaction, each of which takes
--- milliseconds here. Servers before 17 cannot end that one, and the relay keeps its lanes until it goes on.
-SELECT set_config('transaction_timeout', $1, false) WHERE current_setting('server_version_num')::integer >= 170000
+-- name: end_silent
+-- Ends the sessions with locks on lanes (names $1) in which nothing has begun or ended for $2 seconds. No time limit of
+-- the session's own does that: one whose client stopped reading in the middle of an answer heeds none, except this.
+SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.state_change < clock_timestamp() - make_interval(secs => $2)
+      AND EXISTS (
+          SELECT 1 FROM pg_locks l JOIN unnest($1::text[]) AS n (name)
+          ON l.classid::bigint << 32 | l.objid::bigint = hashtextextended('holdfast consumer ' || n.name, 0)
+          WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
+      )
