@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from holdfast.engines.database import Pool
 from holdfast.errors import Refusal
 from holdfast.gate.consumer import gate_consumer
 from holdfast.gate.gate import Gate
-from holdfast.orders.basket import basket_of
+from holdfast.orders.basket import Basket, basket_of
 from holdfast.orders.cancel import Cancel
 from holdfast.orders.confirm import Confirm
 from holdfast.orders.order import ConfirmOrder, CreateOrder, LineAsked, Order
@@ -58,7 +59,7 @@ class Desk(NamedTuple):
 
     async def buy(self, user: UUID, key: str, event: Event, *quantities: int) -> tuple[Order, bool]:
         """One purchase: the order, and whether it is new."""
-        written = await self.reserve.reserve(user, key, basket_of(event.ask(*quantities)))
+        written = await self.reserve.reserve(user, key, _basket(event, quantities))
         if written.refusal is not None:
             raise written.refusal
         return msgspec.json.decode(written.body, type=Order), written.is_new
@@ -102,6 +103,12 @@ class Desk(NamedTuple):
         state = await self.gate.state(event.id)
         assert state is not None
         return tuple(state.free[tier] for tier in event.tiers)
+
+
+@lru_cache
+def _basket(event: Event, quantities: tuple[int, ...]) -> Basket:
+    """The same one for the same request, as the door has it."""
+    return basket_of(event.ask(*quantities))
 
 
 @asynccontextmanager

@@ -39,3 +39,24 @@ async def test_without_the_gate_postgresql_alone_never_oversells(settings: Setti
     assert outcomes.count("made") == 100
     assert outcomes.count("sold_out") == 400
     assert_sound(await audit(pool, event))
+
+
+async def test_a_retry_elsewhere_is_not_refused_while_the_first_is_still_written(
+    desk: Desk, settings: Settings
+) -> None:
+    event = await put_on_sale(desk.pool, 1)
+    await load_gate(desk.pool, desk.gate, event.id)
+    alice = ids.new_id()
+    async with open_desk(settings, desk.pool, sold_out_seconds=5, catalogue_seconds=10) as elsewhere:
+        async with desk.pool.acquire() as other, other.transaction():
+            await other.execute("SELECT 1 FROM tickets.stock WHERE event_id = $1 FOR UPDATE", event.id)
+            first = asyncio.create_task(desk.try_buy(alice, "key", event, 1))
+            while not await desk.gate.holds(event.id):
+                await asyncio.sleep(0.01)
+            # The other process knows now that all are taken, and need not ask the gate about the next.
+            assert await elsewhere.try_buy(ids.new_id(), "key", event, 1) == "sold_out"
+            assert await elsewhere.try_buy(alice, "key", event, 1) == "idempotency_key_in_flight"
+            assert await elsewhere.try_buy(alice, "another key", event, 1) == "sold_out"
+        assert await first == "made"
+        assert await elsewhere.try_buy(alice, "key", event, 1) == "again"
+    assert_sound(await audit(desk.pool, event))

@@ -109,3 +109,8 @@ class Mendable(Exception):
 def refuse(code: str, detail: str | None = None) -> Refusal:
     """The refusal of this code: `raise refuse("not_found")`."""
     return Refusal(code, detail)
+
+
+def in_flight() -> Refusal:
+    """The refusal of a request while another with its key is still being answered."""
+    return Refusal("idempotency_key_in_flight", headers={"Retry-After": "1"})

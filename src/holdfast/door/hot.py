@@ -14,7 +14,7 @@ import msgspec
 from holdfast import ids
 from holdfast.auth.tokens import Identity, KeyUnknown, Verifier
 from holdfast.door.exchange import JSON, NO_CACHE, NO_STORE, Answer, Later, Mark, Request, decode, marked
-from holdfast.errors import Refusal, refuse
+from holdfast.errors import Refusal, in_flight, refuse
 from holdfast.orders.basket import Basket, basket_of
 from holdfast.orders.batch import Reply
 from holdfast.orders.cancel import Cancel
@@ -65,7 +65,7 @@ class Turnstile:
         """Holds a key while it is answered, until `let_go`. Raises idempotency_key_in_flight for the second one."""
         held = (user_id, operation, key)
         if held in self._under_way:
-            raise Refusal("idempotency_key_in_flight", headers={"Retry-After": "1"})
+            raise in_flight()
         self._under_way.add(held)
         return held
 

@@ -149,6 +149,10 @@ class Gate:
             payload = _encode({"settle": settle[part], "release": release[part], "forget": forget[part]})
             await self._call("holdfast_finish", event_id, str(epoch), "1" if leave_tombstones else "0", payload)
 
+    async def has(self, event_id: UUID, keys: Sequence[str]) -> list[bool]:
+        """Whether the gate has a lease or a hold under each of these keys, whatever state it is in. Raises GateAway."""
+        return [bool(hold) for hold in await self._ask(self._node(event_id), "HMGET", _place(event_id)[1][2], *keys)]
+
     async def load_begin(self, event_id: UUID, epoch: int) -> str:
         """Empties the gate and closes it to everyone of an older epoch. The node that the load goes to: should another
         take its place meanwhile, the rest of the load is stale."""

@@ -1,18 +1,21 @@
 """The path of an order: gate, then journal, each a self-clocking micro-batch.
 
 A retry is recognised before any business refusal: whatever admission or the gate would refuse is first looked up by
-its key, in a batch of its own.
+its key, in a batch of its own: among the orders, and among the gate's leases, where another process's show that are
+still being written.
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import compress
 from typing import TypeAlias
 from uuid import UUID
 
 from holdfast.clock import monotonic_seconds
 from holdfast.engines.database import Pool
-from holdfast.errors import Busy, Fault, Invalid, refuse
+from holdfast.errors import Busy, Fault, Invalid, in_flight, refuse
 from holdfast.gate.gate import Gate, GateAway, GateStale
 from holdfast.orders.basket import Basket, Offer, offer_of
 from holdfast.orders.batch import Batcher, Reply
@@ -204,10 +207,26 @@ class Reserve:
         return answers
 
     async def _look_up(self, batch: list[Reservation]) -> Sequence[_Step]:
-        earlier = await find_earlier(self._reader, batch)
+        leased, earlier = await asyncio.gather(self._leased(batch), find_earlier(self._reader, batch))
         answers = []
         for reservation in batch:
             found = earlier.get((reservation.user_id, reservation.idempotency_key))
             assert reservation.refusal is not None
-            answers.append(found.answer(reservation) if found else Written(refusal=refuse(reservation.refusal)))
+            if found:
+                answers.append(found.answer(reservation))
+            elif reservation.hold_key in leased:
+                answers.append(Written(refusal=in_flight()))
+            else:
+                answers.append(Written(refusal=refuse(reservation.refusal)))
         return answers
+
+    async def _leased(self, batch: list[Reservation]) -> set[str]:
+        """The hold keys of these that the gate has; none while it is away."""
+        by_event: defaultdict[UUID, list[str]] = defaultdict(list)
+        for reservation in batch:
+            by_event[reservation.offer.basket.event_id].append(reservation.hold_key)
+        found: set[str] = set()
+        for event_id, keys in by_event.items():
+            with contextlib.suppress(GateAway):
+                found.update(compress(keys, await self._gate.has(event_id, keys)))
+        return found
