@@ -15,7 +15,7 @@ from holdfast.settings import ENV_PREFIX, Settings
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "holdfast"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-GUIDES = ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "docs/performance")
+GUIDES = ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "docs/performance", "docs/drills", "docs/scaling")
 DOCUMENTS = [*(ROOT / f"{name}.md" for name in GUIDES), *DECISIONS]
 
 SCHEMA = "\n".join(path.read_text("utf-8") for path in sorted((PACKAGE / "schema" / "versions").glob("*.sql")))
@@ -57,7 +57,8 @@ def test_every_link_leads_somewhere_in_the_project(document: Path) -> None:
 def test_no_path_of_a_machine_and_no_long_line(document: Path) -> None:
     text = document.read_text("utf-8")
     assert not _MACHINE_PATH.search(text)
-    assert not [line for line in text.splitlines() if len(line) > 120]
+    # A row of a table has to be one line.
+    assert not [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
 
 
 def test_the_control_a_path_of_a_machine_is_seen() -> None:
