@@ -50,6 +50,17 @@ SELECT xid::text AS xid, id, deleted FROM outbox.prune($1::text::xid8, $2, $3)
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended('holdfast consumer ' || $1, 0))
 
+-- name: end_silent
+-- Ends the sessions with locks of these names ($1) in which nothing has begun or ended for $2 seconds. No time limit of
+-- the session's own does that: one whose client stopped reading in the middle of an answer heeds none, except this.
+SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.state_change < clock_timestamp() - make_interval(secs => $2)
+      AND EXISTS (
+          SELECT 1 FROM pg_locks l JOIN unnest($1::text[]) AS n (name)
+          ON l.classid::bigint << 32 | l.objid::bigint = hashtextextended('holdfast consumer ' || n.name, 0)
+          WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
+      )
+
 -- name: rows
 -- What a consumer has not seen, in commit-safe order: below the snapshot's xmin no row can appear any more.
 -- $1, $2: its progress; $3: how many rows to look at; $4: the kinds it acts on. The last row looked at always comes

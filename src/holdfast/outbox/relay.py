@@ -52,7 +52,8 @@ ROWS_MAX = 4000
 _OWNER_RETRY_SECONDS = 1.0
 _TOPICS_RETRY_SECONDS = 5.0
 _SILENT_SECONDS_MAX = 10
-"""After so long without a word an owner is frozen: one that lives says something each second, also without Kafka."""
+"""After so long without a word an owner is frozen: one that lives says something at each look at the outbox, and twice
+a second while it waits for Kafka."""
 
 _MAKE_STOCK_NEW = (*ORDER_STATUSES, *EVENT_KINDS)
 
@@ -93,6 +94,7 @@ class _Owner:
         self._stop = stop
         self._connection = connection
         self._poll_seconds = settings.publish_poll_seconds
+        self._silent_seconds_max = _SILENT_SECONDS_MAX + self._poll_seconds
         self._publisher = Publisher(settings, stop)
         self._places: dict[int, _Place] = {}
         """How far each lane has come."""
@@ -119,8 +121,8 @@ class _Owner:
                 xid, number = await progress_of(self._connection, LANE_NAMES[lane])
                 self._places[lane] = int(xid), number
         if len(self._places) < LANES:
-            for pid in await self._connection.fetch(SQL["end_silent"], LANE_NAMES, _SILENT_SECONDS_MAX):
-                _log.warning("relay ends one that has lanes and is silent", backend=pid["pid"])
+            for ended in await self._connection.fetch(OUTBOX["end_silent"], LANE_NAMES, self._silent_seconds_max):
+                _log.warning("relay ends one that has lanes and is silent", backend=ended["pid"])
 
     async def _step(self) -> int:
         """Publishes what is new in the lanes: how many rows of the outbox were looked at."""

@@ -47,14 +47,3 @@ SELECT pg_current_wal_insert_lsn()::text
 -- name: stock
 SELECT s.event_id, s.tier_id, s.capacity, s.held, s.sold FROM tickets.stock s WHERE s.event_id = ANY ($1::uuid[])
 ORDER BY s.event_id, s.tier_id
-
--- name: end_silent
--- Ends the sessions with locks on lanes (names $1) in which nothing has begun or ended for $2 seconds. No time limit of
--- the session's own does that: one whose client stopped reading in the middle of an answer heeds none, except this.
-SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a
-WHERE a.datname = current_database() AND a.state_change < clock_timestamp() - make_interval(secs => $2)
-      AND EXISTS (
-          SELECT 1 FROM pg_locks l JOIN unnest($1::text[]) AS n (name)
-          ON l.classid::bigint << 32 | l.objid::bigint = hashtextextended('holdfast consumer ' || n.name, 0)
-          WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted
-      )
