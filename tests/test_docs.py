@@ -57,8 +57,11 @@ def test_every_link_leads_somewhere_in_the_project(document: Path) -> None:
 def test_no_path_of_a_machine_and_no_long_line(document: Path) -> None:
     text = document.read_text("utf-8")
     assert not _MACHINE_PATH.search(text)
-    # A row of a table has to be one line.
-    assert not [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
+    lines = text.splitlines()
+    if document.stem == "drills":
+        # The rows that `holdfast drill --markdown` prints have sixteen columns.
+        lines = [line for line in lines if line.count(" | ") < 15]
+    assert not [line for line in lines if len(line) > 120]
 
 
 def test_the_control_a_path_of_a_machine_is_seen() -> None:

@@ -158,6 +158,7 @@ async def hold_lanes(connection: Connection) -> None:
 async def test_an_owner_of_which_nothing_is_heard_loses_its_lanes(
     kafka: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, reads: bool
 ) -> None:
+    assert relay_module._SILENT_SECONDS_MAX <= 10
     monkeypatch.setattr(relay_module, "_SILENT_SECONDS_MAX", 1)
     await write_orders(pool, await put_on_sale(pool, 100), 1, *LIFE)
     silent = await asyncpg.connect(kafka.database_url.get_secret_value())

@@ -24,7 +24,7 @@ from holdfast.orders.workers import (
 )
 from holdfast.outbox.consume import wait
 from holdfast.outbox.dead_letters import hand_over_wanted
-from holdfast.payments.provider import Sandbox
+from holdfast.payments.provider import Provider, Sandbox
 from holdfast.settings import Settings
 from holdfast.stats.record import count_sales, forget_sales, stats_consumer
 
@@ -41,7 +41,7 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
         # Nobody is written to. Asked for alone, it says what it lacks.
         names -= {"notify"}
     mail = mail_server(settings) if "notify" in names else None
-    pool, progress = await open_pool(settings), await open_progress(settings)
+    pool = await open_pool(settings)
     gate = Gate(settings)
     if names & _USE_THE_GATE:
         await gate.open()
@@ -55,9 +55,7 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
             forget_sessions(settings, pool, stop),
         ]
     if "relay" in loops:
-        consumers = (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool))
-        loops["relay"] = [run_consumer(settings, progress, one, stop) for one in consumers]
-        loops["relay"].append(run_relay(settings, pool, stop))
+        loops["relay"] = [_relay(settings, pool, gate, provider, stop)]
     if "payments" in loops:
         loops["payments"] = [resolve_payments(settings, pool, provider, confirm, stop)]
     if "stats" in loops:
@@ -74,8 +72,18 @@ async def run_workers(settings: Settings, names: frozenset[str], stop: asyncio.E
     finally:
         await confirm.drain()
         await gate.close()
-        await progress.close()
         await pool.close()
+
+
+async def _relay(settings: Settings, pool: Pool, gate: Gate, provider: Provider, stop: asyncio.Event) -> None:
+    progress = await open_progress(settings)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in (gate_consumer(pool, gate), payments_consumer(pool, provider), cancellations_consumer(pool)):
+                group.create_task(run_consumer(settings, progress, one, stop))
+            group.create_task(run_relay(settings, pool, stop))
+    finally:
+        await progress.close()
 
 
 async def _count(settings: Settings, pool: Pool, stop: asyncio.Event) -> None:

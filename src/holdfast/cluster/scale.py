@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.cluster.cost import Costs
+from holdfast.outbox.events import LANES
+from holdfast.settings import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 RATES = (5_000, 50_000, 500_000)
-PARTITIONS = 16
-LANES = 4
+_PARTITIONS: int = Settings.model_fields["kafka_partitions"].default
 
 _ONE_CORE = ("auth", "tickets", "orders", "relay", "expiry", "payments", "stats", "notify", "reconcile")
 """Components of Python processes, each of which uses one core at most."""
@@ -99,7 +100,7 @@ def plan(costs: Costs, rate: int, given: Assumptions = ASSUMED) -> Plan:
         max(math.ceil(cores("gate master")), _FEWEST["gate"]),
         databases,
         cores("postgres primary") / databases,
-        max(PARTITIONS, math.ceil(max(cores("stats"), cores("notify")))),
+        max(_PARTITIONS, math.ceil(max(cores("stats"), cores("notify")))),
         max(LANES * databases, math.ceil(cores("relay"))),
         cores("kafka"),
         rate * costs.log_bytes_per_purchase,

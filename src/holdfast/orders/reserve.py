@@ -148,9 +148,7 @@ class Reserve:
 
     async def _pass_gate(self, batch: list[Reservation]) -> None:
         """Marks each reservation: leased, refused, or neither, when the gate was away."""
-        by_event: defaultdict[UUID, list[Reservation]] = defaultdict(list)
-        for reservation in batch:
-            by_event[reservation.offer.basket.event_id].append(reservation)
+        by_event = _by_event(batch)
         if len(by_event) == 1:
             await self._pass_gate_of(*next(iter(by_event.items())))
         else:
@@ -222,11 +220,16 @@ class Reserve:
 
     async def _leased(self, batch: list[Reservation]) -> set[str]:
         """The hold keys of these that the gate has; none while it is away."""
-        by_event: defaultdict[UUID, list[str]] = defaultdict(list)
-        for reservation in batch:
-            by_event[reservation.offer.basket.event_id].append(reservation.hold_key)
         found: set[str] = set()
-        for event_id, keys in by_event.items():
+        for event_id, some in _by_event(batch).items():
+            keys = [reservation.hold_key for reservation in some]
             with contextlib.suppress(GateAway):
                 found.update(compress(keys, await self._gate.has(event_id, keys)))
         return found
+
+
+def _by_event(batch: list[Reservation]) -> dict[UUID, list[Reservation]]:
+    found: defaultdict[UUID, list[Reservation]] = defaultdict(list)
+    for reservation in batch:
+        found[reservation.offer.basket.event_id].append(reservation)
+    return found
