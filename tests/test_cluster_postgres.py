@@ -104,19 +104,21 @@ async def trio(tmp_path: Path) -> AsyncIterator[Trio]:
 async def write(trio: Trio, acknowledged: list[tuple[float, int]]) -> None:
     """Writes numbers, one after the other, for ever; notes when each was acknowledged."""
     connection: asyncpg.Connection[asyncpg.Record] | None = None
-    number = 0
-    while True:
-        number += 1
-        try:
-            connection = connection or await asyncpg.connect(trio.url, timeout=2)
-            await connection.execute("INSERT INTO log VALUES ($1)", number)
-            acknowledged.append((time.monotonic(), number))
-            await asyncio.sleep(0.005)
-        except (*AWAY, asyncpg.PostgresError):
-            if connection is not None:
-                connection.terminate()
-            connection = None
-            await asyncio.sleep(0.05)
+    try:
+        for number in itertools.count(1):
+            try:
+                connection = connection or await asyncpg.connect(trio.url, timeout=2)
+                await connection.execute("INSERT INTO log VALUES ($1)", number)
+                acknowledged.append((time.monotonic(), number))
+                await asyncio.sleep(0.005)
+            except (*AWAY, asyncpg.PostgresError):
+                if connection is not None:
+                    connection.terminate()
+                connection = None
+                await asyncio.sleep(0.05)
+    finally:
+        if connection is not None:
+            connection.terminate()
 
 
 async def test_a_primary_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(trio: Trio) -> None:
@@ -144,6 +146,7 @@ async def test_a_primary_that_is_killed_is_replaced_and_nothing_acknowledged_is_
         await trio.until("primary", "standby", "standby")
         assert len(acknowledged) > acknowledged_before
     writing.cancel()
+    await asyncio.wait([writing])
     connection = await asyncpg.connect(trio.url)
     written = {row["number"] for row in await connection.fetch("SELECT number FROM log")}
     await connection.close()
